@@ -1,0 +1,1 @@
+"""The commands of `mien`, one a file; what is heavy is imported inside the functions."""

@@ -1,0 +1,223 @@
+"""The configuration: YAML in, frozen and checked sections out; each part of the daemon gets only its own.
+
+`config.yaml` at the project's root shows every key with its meaning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from daemon.config_errors import describe_errors
+from daemon.secrecy import redact_url
+from daemon.yaml_source import read_yaml
+from engines.errors import UsageError
+
+CONFIG_VARIABLE = "MIEN_CONFIG"
+CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+def _multiple_of_32(side: int) -> int:
+    if side % 32:
+        raise ValueError(f"must be a multiple of 32, such as {max(32, round(side / 32) * 32)}")
+    return side
+
+
+Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen section in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+
+class CameraConfig(Section):
+    """One source. `source` may hold credentials, so it stays out of the repr."""
+
+    name: str = Field(pattern=CAMERA_NAME)
+    source: str = Field(min_length=1, repr=False)
+    enabled: bool = True
+    identity: bool = True
+    age: bool = True
+    gender: bool = True
+    emotion: bool = True
+    detector_size: tuple[Side, Side] = (640, 384)
+    min_face_px: float = Field(default=0.0, ge=0)
+    max_fps: float | None = Field(default=None, gt=0)
+    rotate: Literal[0, 90, 180, 270] = 0
+    loop: bool = False
+    speed: Literal["realtime", "max"] = "realtime"
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+    open_timeout_s: float = Field(default=10.0, gt=0)
+    read_timeout_s: float = Field(default=5.0, gt=0)
+    stalled_after_s: float = Field(default=2.0, gt=0)
+    reconnect_max_s: float = Field(default=10.0, gt=0)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _index_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class EnginesConfig(Section):
+    """Which backend runs the models, and where built engines are kept."""
+
+    backend: Literal["auto", "openvino", "tensorrt", "aot_inductor", "eager"] = "auto"
+    threads: int = Field(default=0, ge=0)
+    cache_dir: Path | None = None
+
+
+class TrackingConfig(Section):
+    """How faces of successive frames are joined into tracks."""
+
+    min_iou: Fraction = 0.3
+    max_centre_distance: float = Field(default=0.8, ge=0)
+    max_lost_s: Seconds = 1.0
+    min_hits: int = Field(default=2, ge=1)
+
+
+class IdentityConfig(Section):
+    """When a track is given a name."""
+
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    min_margin: float = Field(default=0.03, ge=0, le=2)
+    min_votes: int = Field(default=3, ge=1)
+    max_votes: int = Field(default=30, ge=1)
+    interval_s: Seconds = 0.5
+
+
+class QualityConfig(Section):
+    """The gate a look at a face passes before it is named or judged."""
+
+    min_interocular_px: float = Field(default=14.0, ge=0)
+    min_sharpness: float = Field(default=0.05, ge=0)
+    max_yaw: float = Field(default=0.6, gt=0)
+    min_brightness: Fraction = 0.12
+    max_brightness: Fraction = 0.92
+    min_contrast: Fraction = 0.05
+    min_score: Fraction = 0.5
+
+
+class AttributesConfig(Section):
+    """How often age, gender and emotion are recomputed, and how long they are smoothed."""
+
+    interval_s: Seconds = 0.5
+    smoothing_s: Seconds = 1.5
+    quality_gain: float = Field(default=1.25, ge=1)
+    growth: float = Field(default=1.3, ge=1)
+
+
+class PublishConfig(Section):
+    """Where and what the daemon publishes."""
+
+    endpoint: str = Field(default="tcp://127.0.0.1:5600", pattern=r"^(tcp|ipc|inproc)://.+")
+    allow_plaintext_beyond_loopback: bool = False
+    hwm: int = Field(default=1000, ge=1)
+    heartbeat_s: float = Field(default=5.0, gt=0)
+    embeddings: bool = False
+    empty_frames: bool = False
+
+
+class GalleryConfig(Section):
+    """Where the enrolled people are kept."""
+
+    path: Path = Field(default_factory=lambda: default_state_dir() / "gallery.sqlite")
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _null_is_default(cls, value: object) -> object:
+        return default_state_dir() / "gallery.sqlite" if value is None else value
+
+
+class LogConfig(Section):
+    """How the daemon logs: `auto` is console on a terminal and json elsewhere."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    instance: str = Field(default="mien", pattern=CAMERA_NAME)
+    cameras: tuple[CameraConfig, ...] = ()
+    engines: EnginesConfig = EnginesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    identity: IdentityConfig = IdentityConfig()
+    quality: QualityConfig = QualityConfig()
+    attributes: AttributesConfig = AttributesConfig()
+    publish: PublishConfig = PublishConfig()
+    gallery: GalleryConfig = Field(default_factory=GalleryConfig)
+    log: LogConfig = LogConfig()
+
+    @field_validator("cameras")
+    @classmethod
+    def _names_differ(cls, cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
+        counts = Counter(camera.name for camera in cameras)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise ValueError(f"two cameras are named {', '.join(map(repr, twice))}; give each its own name")
+        return cameras
+
+
+def default_state_dir() -> Path:
+    """The folder for what must outlive the daemon: systemd's, else the user's data folder."""
+    if state := os.environ.get("STATE_DIRECTORY"):
+        return Path(state.partition(":")[0])
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "mien"
+
+
+def find_config() -> Path | None:
+    """The file in use where none is named: $MIEN_CONFIG, ./config.yaml or /etc/mien/config.yaml; or None."""
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return Path(named)
+    places = (Path("config.yaml"), Path("/etc/mien/config.yaml"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def load_config(path: Path | None = None) -> Config:
+    """The checked configuration of a file; without one, of the file `find_config` finds, or all defaults.
+
+    Relative paths in the file are taken from the file's own folder. Raises UsageError naming every mistake.
+    """
+    path = path or find_config()
+    if path is None:
+        return Config()
+    content = read_yaml(path)
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(describe_errors(path, error, Config)) from None
+    return _anchored(config, path.resolve().parent)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    cameras = tuple(
+        camera.model_copy(update={"source": _anchored_source(camera.source, folder)})
+        for camera in config.cameras
+    )
+    gallery = config.gallery.model_copy(update={"path": folder / config.gallery.path.expanduser()})
+    cache = config.engines.cache_dir
+    engines = config.engines.model_copy(update={"cache_dir": cache and folder / cache.expanduser()})
+    return config.model_copy(update={"cameras": cameras, "gallery": gallery, "engines": engines})
+
+
+def _anchored_source(source: str, folder: Path) -> str:
+    if "://" in source or source.isdecimal():
+        return source
+    return str(folder / Path(source).expanduser())
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain values, with credentials hidden."""
+    content: dict[str, Any] = config.model_dump(mode="json")
+    for camera in content["cameras"]:
+        camera["source"] = redact_url(camera["source"])
+    return content

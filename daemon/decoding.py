@@ -1,0 +1,204 @@
+"""Compressed video to BGR pictures with times, through PyAV."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from daemon.secrecy import redact_url
+from engines.errors import MienError
+
+DEFAULT_FPS = 25.0
+"""What a stream that names no frame rate and no times is taken to run at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded picture: `index` counts every picture of the stream, also those that were not wanted.
+
+    pts_s: seconds since the stream's first picture, strictly rising. image: (H, W, 3) uint8 BGR.
+    """
+
+    index: int
+    pts_s: float
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoProperties:
+    """What a stream says of itself; width and height are as shown, num_frames 0 where it does not say."""
+
+    width: int
+    height: int
+    fps: float
+    num_frames: int
+    duration_s: float | None
+
+
+class SourceLostError(MienError):
+    """The source could not be opened, or broke off; a live one is worth trying again."""
+
+
+def always(pts_s: float) -> bool:
+    """Wants every picture."""
+    return True
+
+
+class VideoReader:
+    """An open video; use it as a context manager.
+
+    Raises SourceLostError, in words and without credentials, where it cannot be opened or breaks off.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        format: str | None = None,
+        options: Mapping[str, str] | None = None,
+        open_timeout_s: float = 10.0,
+        read_timeout_s: float = 10.0,
+        rotate: int = 0,
+        low_delay: bool = False,
+    ) -> None:
+        self._shown = redact_url(location)
+        self._remote = "://" in location
+        self._rotate = rotate
+        self._read_timeout_s = read_timeout_s
+        self._container = self._open(location, format, dict(options or {}), (open_timeout_s, read_timeout_s))
+        self._stream = self._container.streams.video[0]
+        # Frame threads hold back as many pictures as there are threads, which a live source cannot afford.
+        self._stream.thread_type = "SLICE" if low_delay else "AUTO"
+        self.num_decoded = 0
+        self.last_pts_s = -1.0
+        self.num_damaged = 0
+        self.cut_short = False
+
+    def _open(
+        self, location: str, format: str | None, options: dict[str, str], timeout: tuple[float, float]
+    ) -> InputContainer:
+        started_s = time.monotonic()
+        try:
+            container = av.open(location, format=format, options=options, timeout=timeout)
+        except (av.FFmpegError, OSError) as error:
+            raise self._lost(error, started_s, timeout[0]) from None
+        if not container.streams.video:
+            container.close()
+            raise SourceLostError(f"{self._shown}: holds no pictures; name a video file or stream")
+        return container
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    @property
+    def properties(self) -> VideoProperties:
+        """Size, rate and length as the container declares them."""
+        stream, container = self._stream, self._container
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if self._rotate % 180:
+            width, height = height, width
+        duration_s = container.duration / av.time_base if container.duration else None
+        return VideoProperties(width, height, self.fps, stream.frames, duration_s)
+
+    @property
+    def fps(self) -> float:
+        """The declared frame rate, or DEFAULT_FPS."""
+        return float(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS)
+
+    @property
+    def shortfall(self) -> str | None:
+        """What is missing of a video that was read to its end, in words; None where it is whole."""
+        expected = self._stream.frames
+        # Edit lists hide a few pictures of sound files, so a small difference alone is no damage.
+        missing = expected - self.num_decoded > max(5, expected // 50)
+        if not expected and (duration_s := self.properties.duration_s):
+            missing = duration_s - self.last_pts_s > max(2.0, duration_s / 10)
+        if not (missing or self.cut_short or self.num_damaged):
+            return None
+        total = f" of {expected}" if expected else ""
+        return f"{self._shown}: truncated or damaged; {self.num_decoded}{total} frames could be read"
+
+    def pictures(self, wanted: Callable[[float], bool] = always) -> Iterator[Picture]:
+        """The pictures for whose pts_s `wanted` holds; the rest are decoded, but not converted to BGR."""
+        first_s: float | None = None
+        for index, frame in enumerate(self._frames()):
+            if first_s is None:
+                first_s = frame.time or 0.0
+            pts_s = frame.time - first_s if frame.time is not None else -1.0
+            # Broken streams repeat times or run back; tracks need a clock that only goes forward.
+            if pts_s <= self.last_pts_s:
+                pts_s = max(self.last_pts_s + 1 / self.fps, 0.0)
+            self.last_pts_s = pts_s
+            if wanted(pts_s):
+                yield Picture(index, pts_s, self._upright(frame))
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            started_s = time.monotonic()
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError) as error:
+                if isinstance(error, av.InvalidDataError) and not self._remote:
+                    self.cut_short = True
+                    return
+                raise self._lost(error, started_s, self._read_timeout_s) from None
+            if packet is None:
+                return
+            self.cut_short |= packet.is_corrupt
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self.num_damaged += 1
+                continue
+            for frame in frames:
+                self.num_decoded += 1
+                yield frame
+
+    def _lost(self, error: Exception, started_s: float, timeout_s: float) -> SourceLostError:
+        # FFmpeg reports an interrupted connection by whatever it happened to be doing.
+        if time.monotonic() - started_s >= timeout_s:
+            error = TimeoutError()
+        return SourceLostError(f"{self._shown}: {in_words(error, self._remote)}")
+
+    def _upright(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
+        quarter_turns = (round(frame.rotation / 90) - self._rotate // 90) % 4
+        return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def in_words(error: Exception, remote: bool) -> str:
+    """What went wrong and what to do about it; never the location, which may hold a password."""
+    match error:
+        case av.FileNotFoundError() | FileNotFoundError():
+            return "no such file or device; check the path"
+        case av.PermissionError() | PermissionError():
+            return "may not be read; check its permissions"
+        case av.HTTPUnauthorizedError() | av.HTTPForbiddenError():
+            return "refused the credentials; check user name and password"
+        case av.HTTPNotFoundError():
+            return "the server has no such stream; check the path of the URL"
+        case av.ConnectionRefusedError() | ConnectionRefusedError():
+            return "connection refused; check that the server runs and the port is right"
+        case av.ExitError() | av.TimeoutError() | TimeoutError():
+            return "no answer in time; check the address and the network, or raise the time-outs"
+        case av.InvalidDataError() if not remote:
+            return "not a video, or cut off before its index was written; check that it plays"
+        case av.EOFError():
+            return "the stream ended before its first picture; check the source"
+    strerror = redact_url(getattr(error, "strerror", None) or type(error).__name__)
+    return f"{strerror[:1].lower()}{strerror[1:]}; check the source"

@@ -1,0 +1,190 @@
+"""What this machine has, what Mien lacks on it, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import av
+import zmq
+
+from daemon.config import Config, find_config, load_config
+from daemon.endpoints import check_endpoint
+from daemon.sources import check_source, is_live
+from engines.errors import MienError
+
+Verdict = Literal["ok", "note", "wrong"]
+
+PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "av",
+    "pyzmq",
+    "openvino",
+    "safetensors",
+    "msgspec",
+    "pydantic",
+)
+DECODERS = ("h264", "hevc", "mjpeg", "vp9", "av1")
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `wrong` keeps Mien from working, a `note` is worth knowing."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def examine(config_path: Path | None = None) -> list[Finding]:
+    """Looks at everything; never raises for what it finds."""
+    findings = [python(), *packages(), torch(), cpu(), *gpu(), *openvino_devices(), *codecs()]
+    try:
+        config = load_config(config_path)
+    except MienError as error:
+        lines = str(error).splitlines()
+        return [*findings, *(Finding("config", "wrong", line, "correct it") for line in lines)]
+    used = config_path or find_config()
+    findings.append(Finding("config", "ok", str(used or "none, all defaults")))
+    return [*findings, endpoint(config), gallery(config), *cameras(config)]
+
+
+def python() -> Finding:
+    """The interpreter and the machine."""
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.machine()} {platform.system()}")
+
+
+def packages() -> Iterator[Finding]:
+    """The libraries of the base install."""
+    for name in PACKAGES:
+        version = _version(name)
+        if version is None:
+            yield Finding(name, "wrong", "not installed", "install Mien anew: pip install .")
+        else:
+            yield Finding(name, "ok", version)
+
+
+def torch() -> Finding:
+    """torch is needed to build engines, not to run them on OpenVINO."""
+    version = _version("torch")
+    if version is None:
+        return Finding("torch", "note", "not installed", "needed to build engines: pip install torch")
+    return Finding("torch", "ok", version)
+
+
+def cpu() -> Finding:
+    """Cores, and the instruction sets that matter to inference."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
+    flags = [flag for flag in ISA_FLAGS if flag in words]
+    return Finding("cpu", "ok", f"{os.cpu_count()} cores, {' '.join(flags) or 'no wide vectors known'}")
+
+
+def gpu() -> Iterator[Finding]:
+    """NVIDIA GPUs, as the driver's own tool names them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        yield Finding("gpu", "ok", "none; engines run on the CPU")
+        return
+    query = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if answer.returncode:
+        yield Finding("gpu", "note", "nvidia-smi fails", "check the driver: run nvidia-smi")
+        return
+    for line in answer.stdout.splitlines():
+        yield Finding("gpu", "ok", line)
+    if _version("torch-tensorrt") is None and _version("torch-tensorrt-rtx") is None:
+        yield Finding("tensorrt", "note", "not installed", "for the GPU: pip install 'mien[gpu]'")
+
+
+def openvino_devices() -> Iterator[Finding]:
+    """What OpenVINO can run on."""
+    if _version("openvino") is None:
+        return
+    # Seconds of import, and not wanted where it is not installed.
+    import openvino  # type: ignore[import-untyped]
+
+    devices = openvino.Core().available_devices
+    if "CPU" in devices:
+        yield Finding("openvino devices", "ok", ", ".join(devices))
+    else:
+        yield Finding("openvino devices", "wrong", ", ".join(devices) or "none", "reinstall openvino")
+
+
+def codecs() -> Iterator[Finding]:
+    """What PyAV can decode, and whether annotated videos can be written."""
+    missing = [name for name in DECODERS if not _has_codec(name, "r")]
+    if missing:
+        yield Finding("decoders", "note", f"without {', '.join(missing)}", "pip install --force-reinstall av")
+    else:
+        yield Finding("decoders", "ok", ", ".join(DECODERS))
+    if _has_codec("libx264", "w"):
+        yield Finding("encoder", "ok", "libx264")
+    else:
+        yield Finding("encoder", "note", "no libx264", "for --annotate: pip install --force-reinstall av")
+
+
+def endpoint(config: Config) -> Finding:
+    """Whether the daemon may bind where it is told to, and could now."""
+    publish = config.publish
+    try:
+        check_endpoint(
+            publish.endpoint, allow_plaintext_beyond_loopback=publish.allow_plaintext_beyond_loopback
+        )
+        if publish.endpoint.startswith("tcp://"):
+            with zmq.Context() as context, context.socket(zmq.PUB) as probe:
+                probe.bind(publish.endpoint)
+    except zmq.ZMQError:
+        return Finding("endpoint", "note", f"{publish.endpoint} is taken", "fine if that is your daemon")
+    except MienError as error:
+        return Finding("endpoint", "wrong", str(error))
+    return Finding("endpoint", "ok", f"{publish.endpoint} is free")
+
+
+def gallery(config: Config) -> Finding:
+    """Where people are enrolled, and that nobody else can read it."""
+    path = config.gallery.path
+    if not path.exists():
+        return Finding("gallery", "note", f"{path}: nobody is enrolled yet", "mien gallery enroll NAME IMAGE")
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        return Finding("gallery", "note", f"{path}: others may read it ({mode:o})", f"chmod 600 {path}")
+    return Finding("gallery", "ok", str(path))
+
+
+def cameras(config: Config) -> Iterator[Finding]:
+    """Files and folders are opened; live sources are only named, since connecting may take long."""
+    for camera in config.cameras:
+        subject = f"camera {camera.name}"
+        try:
+            check_source(camera.source)
+        except MienError as error:
+            yield Finding(subject, "wrong" if camera.enabled else "note", str(error))
+            continue
+        state = "live, not tried" if is_live(camera.source) else "readable"
+        yield Finding(subject, "ok", state if camera.enabled else f"{state}, switched off")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    try:
+        av.codec.Codec(name, mode)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,90 @@
+"""Engines, gallery and pipeline, put together after the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from daemon.config import CameraConfig, Config
+from daemon.pipeline import FacePipeline
+from daemon.records import Event, Frame
+from daemon.service import LoadedPipeline, Pipeline
+from engines.runtime import Engine, FaceEngines, load_engine, load_face_engines
+
+log = structlog.get_logger(__name__)
+
+
+class PipelinesByCamera:
+    """Several pipelines as one: each frame goes to its camera's, in one batch a pipeline.
+
+    A detector engine has one input size, so cameras whose `detector_size` differs cannot share a pipeline.
+    """
+
+    def __init__(self, by_camera: Mapping[str, Pipeline]) -> None:
+        self._by_camera = by_camera
+        self._pipelines = tuple({id(pipeline): pipeline for pipeline in by_camera.values()}.values())
+
+    def process(self, frames: Sequence[Frame]) -> list[Event]:
+        events: list[Event] = []
+        for pipeline in self._pipelines:
+            batch = [frame for frame in frames if self._by_camera[frame.camera] is pipeline]
+            if batch:
+                events += pipeline.process(batch)
+        return events
+
+    def close_camera(self, camera: str) -> Sequence[Event]:
+        return self._by_camera[camera].close_camera(camera)
+
+
+def load_pipeline(config: Config) -> LoadedPipeline:
+    """The pipeline of all enabled cameras; engines that are missing are built first.
+
+    Raises MienError where an engine cannot be had or the gallery cannot be read.
+    """
+    cameras = [camera for camera in config.cameras if camera.enabled]
+    sizes = list(dict.fromkeys(camera.detector_size for camera in cameras))
+    shared = _engines(config, cameras, sizes[0])
+    pipelines = {sizes[0]: FacePipeline(shared, config)}
+    for size in sizes[1:]:
+        pipelines[size] = FacePipeline(replace(shared, detector=_detector(config, size)), config)
+    by_camera = {camera.name: pipelines[camera.detector_size] for camera in cameras}
+    return LoadedPipeline(PipelinesByCamera(by_camera), _backends(shared))
+
+
+def _engines(config: Config, cameras: Sequence[CameraConfig], size: tuple[int, int]) -> FaceEngines:
+    return load_face_engines(
+        backend=config.engines.backend,
+        detector_size=size,
+        threads=config.engines.threads,
+        cache=config.engines.cache_dir,
+        embedder=any(camera.identity for camera in cameras),
+        attributes=any(camera.age or camera.gender or camera.emotion for camera in cameras),
+        progress=_tell,
+    )
+
+
+def _detector(config: Config, size: tuple[int, int]) -> Engine:
+    return load_engine(
+        "detector",
+        backend=config.engines.backend,
+        size=size,
+        threads=config.engines.threads,
+        cache=config.engines.cache_dir,
+        progress=_tell,
+    )
+
+
+def _tell(progress: str) -> None:
+    log.info("engine", progress=progress)
+
+
+def _backends(engines: FaceEngines) -> dict[str, str]:
+    loaded = {
+        "detector": engines.detector,
+        "landmarks": engines.landmarks,
+        "embedder": engines.embedder,
+        "attributes": engines.attributes,
+    }
+    return {name: engine.backend for name, engine in loaded.items() if engine is not None}

@@ -1,0 +1,192 @@
+"""Where a face is cut from: crops, alignment, heatmap decoding, boxes. Each rule is written once, here.
+
+Pixel centres lie at whole coordinates, as in OpenCV. N faces, K landmarks; images are HxWx3 uint8 BGR.
+What lies outside a frame is filled by replicating its border.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+LANDMARK_SIZE = 128
+LANDMARK_MARGIN = 1.25  # crop side over the longer side of the detector's box
+FACE_SIZE = 112
+
+# Eyes, nose, mouth corners, the image's left first, in a 112x112 crop (Deng et al. 2019, "ArcFace", sec. 3.1).
+TEMPLATE: Floats = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+)
+# Attribute data are stored more tightly: enlarged 1.25 times about the centroid and moved 10 px up, eyes 44 px apart.
+ATTRIBUTE_TEMPLATE: Floats = (
+    (TEMPLATE - TEMPLATE.mean(0)) * 1.25 + TEMPLATE.mean(0) - np.array([0, 10], np.float32)
+).astype(np.float32)
+ALIGNMENTS = ("similarity", "eyes", "eyes_nose")
+
+
+def warp(image: Image, matrix: Floats, size: tuple[int, int]) -> Image:
+    """Apply a 2x3 affine map from image to a (width, height) crop, without aliasing when it shrinks."""
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.5:
+        image, matrix = _shrink_to_half(image, matrix, size, scale)
+    crop = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return crop.astype(np.uint8, copy=False)
+
+
+def _shrink_to_half(image: Image, matrix: Floats, size: tuple[int, int], scale: float) -> tuple[Image, Floats]:
+    """Area-average the part of the image that the crop shows, so that the warp left over is about 1/2."""
+    corners = transform_points(
+        np.array([[0, 0], [size[0], 0], [0, size[1]], size], np.float32), cv2.invertAffineTransform(matrix)
+    )
+    height, width = image.shape[:2]
+    x1, y1 = (int(v) for v in np.clip(np.floor(corners.min(0)) - 2, 0, [width - 1, height - 1]))
+    x2, y2 = (int(v) for v in np.clip(np.ceil(corners.max(0)) + 3, [x1 + 1, y1 + 1], [width, height]))
+    part = image[y1:y2, x1:x2]
+    small_size = (max(1, round((x2 - x1) * 2 * scale)), max(1, round((y2 - y1) * 2 * scale)))
+    small = cv2.resize(part, small_size, interpolation=cv2.INTER_AREA)
+    fx, fy = (x2 - x1) / small_size[0], (y2 - y1) / small_size[1]
+    back = np.array([[fx, 0, x1 + fx / 2 - 0.5], [0, fy, y1 + fy / 2 - 0.5], [0, 0, 1]])
+    return small.astype(np.uint8, copy=False), (matrix @ back).astype(np.float32)
+
+
+def transform_points(points: Floats, matrix: Floats) -> Floats:
+    """(..., 2) points through a 2x3 affine map."""
+    return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
+def landmark_matrix(box_xyxy: Sequence[float] | Floats) -> Floats:
+    """2x3 map from the image to the landmark crop: the square of 1.25 x the longer side, about the centre."""
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    scale = LANDMARK_SIZE / (max(x2 - x1, y2 - y1, 1.0) * LANDMARK_MARGIN)
+    middle = (LANDMARK_SIZE - 1) / 2
+    cx, cy = (x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2
+    return np.array([[scale, 0, middle - scale * cx], [0, scale, middle - scale * cy]], np.float32)
+
+
+def landmark_crop(image: Image, box_xyxy: Sequence[float] | Floats) -> tuple[Image, Floats]:
+    """128x128x3 crop around a detector's box, and the 2x3 map that made it."""
+    matrix = landmark_matrix(box_xyxy)
+    return warp(image, matrix, (LANDMARK_SIZE, LANDMARK_SIZE)), matrix
+
+
+def similarity_matrix(source: Floats, target: Floats) -> Floats:
+    """2x3 least-squares similarity (rotation, one scale, shift) between (K, 2) point sets.
+
+    Umeyama 1991, in complex numbers: two dimensions need no singular values.
+    """
+    z = source[:, 0] + 1j * source[:, 1]
+    w = target[:, 0] + 1j * target[:, 1]
+    z0, w0 = z - z.mean(), w - w.mean()
+    spread = float((abs(z0) ** 2).sum())
+    a = (w0 * z0.conj()).sum() / spread if spread > 1e-9 else 1.0 + 0j
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]], np.float32)
+
+
+def alignment_matrix(landmarks: Floats, template: Floats = TEMPLATE, method: str = "similarity") -> Floats:
+    """2x3 map that lays (5, 2) landmarks onto a template.
+
+    `similarity` fits all five points, `eyes` the two eyes exactly, `eyes_nose` the eyes and the nose
+    exactly (a full affine map, which shears a turned head upright). Raises ValueError for another name.
+    """
+    if method == "similarity":
+        return similarity_matrix(landmarks, template)
+    if method == "eyes":
+        return similarity_matrix(landmarks[:2], template[:2])
+    if method == "eyes_nose":
+        matrix = cv2.getAffineTransform(landmarks[:3].astype(np.float32), template[:3].astype(np.float32))
+        return matrix.astype(np.float32)
+    raise ValueError(f"alignment {method!r} is none of {', '.join(ALIGNMENTS)}")
+
+
+def recognition_crop(image: Image, landmarks: Floats, method: str = "similarity") -> Image:
+    """112x112x3 crop aligned for the embedder: eyes 35 px apart."""
+    return warp(image, alignment_matrix(landmarks, TEMPLATE, method), (FACE_SIZE, FACE_SIZE))
+
+
+def attribute_crop(image: Image, landmarks: Floats) -> Image:
+    """112x112x3 crop aligned for the attributes: eyes 44 px apart, at about a third of the height."""
+    return warp(image, alignment_matrix(landmarks, ATTRIBUTE_TEMPLATE), (FACE_SIZE, FACE_SIZE))
+
+
+def heatmaps_to_points(heatmaps: Floats, stride: int = 4) -> tuple[Floats, Floats]:
+    """(N, K, h, w) heatmaps -> points (N, K, 2) in crop px, and each peak's height (N, K).
+
+    The peak is refined by the parabola through the logarithms beside it, which is exact for the
+    Gaussians that training draws (Zhang et al. 2020, "DARK", sec. 3.2, per axis).
+    """
+    n, k, h, w = heatmaps.shape
+    flat = heatmaps.reshape(n, k, h * w)
+    best = flat.argmax(2)
+    y, x = np.divmod(best, w)
+    rows, cols = np.ogrid[:n, :k]
+
+    def log_at(dy: int, dx: int) -> NDArray[np.float64]:
+        values = heatmaps[rows, cols, np.clip(y + dy, 0, h - 1), np.clip(x + dx, 0, w - 1)]
+        return np.log(np.maximum(values, 1e-3)).astype(np.float64)
+
+    def offset(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+        curvature = 2 * log_at(0, 0) - before - after
+        return np.clip(0.5 * (after - before) / np.maximum(curvature, 1e-3), -0.5, 0.5)
+
+    fx = x + offset(log_at(0, -1), log_at(0, 1))
+    fy = y + offset(log_at(-1, 0), log_at(1, 0))
+    points = (np.stack((fx, fy), 2) + 0.5) * stride - 0.5
+    return points.astype(np.float32), flat.max(2).astype(np.float32)
+
+
+def points_to_heatmaps(points: Floats, size: int, sigma: float = 1.5, stride: int = 4) -> Floats:
+    """The reverse, for training: (N, K, 2) crop px -> Gaussians of height 1 (N, K, size, size)."""
+    centres = (points + 0.5) / stride - 0.5
+    axis = np.arange(size, dtype=np.float32)
+    gx = np.exp(-((axis - centres[..., :1]) ** 2) / (2 * sigma**2))  # (N, K, size)
+    gy = np.exp(-((axis - centres[..., 1:]) ** 2) / (2 * sigma**2))
+    return (gy[..., :, None] * gx[..., None, :]).astype(np.float32)
+
+
+def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, float]:
+    """Shrink to fit (width, height), never enlarge, pad right and below with grey; and the scale used."""
+    width, height = size
+    scale = min(width / image.shape[1], height / image.shape[0], 1.0)
+    canvas = np.full((height, width, 3), 114, np.uint8)
+    w, h = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    canvas[:h, :w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) if scale < 1 else image
+    return canvas, scale
+
+
+def location_centres(size: tuple[int, int], strides: Sequence[int]) -> tuple[Floats, Floats]:
+    """Centres (A, 2) of a detector's locations and the stride of each (A,), finest first, row by row."""
+    centres, steps = [], []
+    for stride in strides:
+        xs = (np.arange(size[0] // stride, dtype=np.float32) + 0.5) * stride
+        ys = (np.arange(size[1] // stride, dtype=np.float32) + 0.5) * stride
+        grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
+        centres.append(grid)
+        steps.append(np.full(len(grid), stride, np.float32))
+    return np.concatenate(centres), np.concatenate(steps)
+
+
+def iou_matrix(a: Floats, b: Floats) -> Floats:
+    """Intersection over union of boxes (N, 4) and (M, 4), xyxy -> (N, M)."""
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = np.clip(bottom_right - top_left, 0, None).prod(2)
+    area_a, area_b = (np.clip(v[:, 2:] - v[:, :2], 0, None).prod(1) for v in (a, b))
+    return (overlap / np.maximum(area_a[:, None] + area_b[None] - overlap, 1e-9)).astype(np.float32)
+
+
+def nms(boxes_xyxy: Floats, scores: Floats, max_iou: float = 0.4) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression: indices of the boxes kept, best first."""
+    order = np.argsort(-scores, kind="stable")
+    overlaps = iou_matrix(boxes_xyxy[order], boxes_xyxy[order]) > max_iou
+    keep: list[int] = []
+    alive = np.ones(len(order), bool)
+    for i in range(len(order)):
+        if alive[i]:
+            keep.append(i)
+            alive &= ~overlaps[i]
+    return order[keep]

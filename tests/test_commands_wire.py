@@ -1,0 +1,84 @@
+"""The commands `watch` and `config`, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from daemon.commands import config, watch
+from tests.clips import grey_levels, write_clip
+from tests.wire import FakePipeline, config_of, running
+
+SECRET = "cameras: [{name: door, source: 'rtsp://me:secret@host/1'}]\n"
+
+
+def called(command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def secret_config(tmp_path):
+    path = tmp_path / "mien.yaml"
+    path.write_text(SECRET)
+    return path
+
+
+def test_config_show_prints_yaml_without_secrets(secret_config):
+    result = called(config.app, "show", secret_config)
+
+    shown = yaml.safe_load(result.stdout)
+    assert shown["cameras"][0]["source"] == "rtsp://***@host/1"
+    assert shown["publish"]["heartbeat_s"] == 5.0
+    assert "secret" not in result.output
+
+
+def test_config_check_names_file_and_cameras(secret_config):
+    result = called(config.app, "check", secret_config)
+
+    assert (0, f"{secret_config}: in order; cameras: door\n") == (result.exit_code, result.output)
+
+
+def test_watch_writes_events_as_json_lines(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", grey_levels(50), fps=50)
+    app = typer.Typer()
+    app.command()(watch.watch)
+    camera = {"name": "door", "source": str(clip), "loop": True}
+
+    with running(config_of(camera), FakePipeline()) as (daemon, _):
+        result = called(app, daemon.service.publisher.endpoint, "--jsonl", "--limit", 5)
+
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert len(lines) == 5
+    assert all(line["schema"].startswith("mien.") for line in lines)
+
+
+def test_watch_shows_a_table_until_interrupted(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from daemon import watch as watching
+
+    clip = write_clip(tmp_path / "clip.mp4", grey_levels(50), fps=50)
+    shown = threading.Event()
+    pages = []
+
+    def interrupt_at_first_face(scene, endpoint):
+        page = render(scene, endpoint)
+        pages.append(page)
+        if scene.people:
+            shown.set()
+            raise KeyboardInterrupt
+        return page
+
+    render = watching.render
+    monkeypatch.setattr(watching, "render", interrupt_at_first_face)
+    camera = {"name": "door", "source": str(clip), "loop": True}
+    with running(config_of(camera), FakePipeline()) as (daemon, _), pytest.raises(KeyboardInterrupt):
+        watching.watch(daemon.service.publisher.endpoint, Console(quiet=True))
+
+    assert shown.is_set()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from daemon import doctor
+from daemon.config import Config
+from daemon.doctor import Finding, examine
+from daemon.publisher import Publisher
+from tests.clips import grey_levels, write_clip
+
+
+def findings_of(text, tmp_path):
+    path = tmp_path / "mien.yaml"
+    path.write_text(text)
+    return {finding.subject: finding for finding in examine(path)}
+
+
+def test_a_sound_set_up_has_nothing_wrong(tmp_path):
+    write_clip(tmp_path / "clip.mp4", grey_levels(3))
+
+    found = findings_of("cameras: [{name: door, source: clip.mp4}]\n", tmp_path)
+
+    assert [each for each in found.values() if each.verdict == "wrong"] == []
+    assert {"python", "openvino", "decoders", "config", "endpoint", "gallery", "camera door"} <= set(found)
+
+
+def test_a_wrong_config_is_told_and_the_rest_is_still_looked_at(tmp_path):
+    found = findings_of("instanze: x\n", tmp_path)
+
+    assert "did you mean `instance`" in found["config"].found
+    assert found["python"].verdict == "ok"
+
+
+def test_a_source_that_is_missing_is_wrong_and_a_note_where_it_is_switched_off(tmp_path):
+    found = findings_of(
+        "cameras:\n  - {name: a, source: none.mp4}\n  - {name: b, source: none.mp4, enabled: false}\n",
+        tmp_path,
+    )
+
+    assert (found["camera a"].verdict, found["camera b"].verdict) == ("wrong", "note")
+
+
+def test_a_live_source_is_named_without_its_password(tmp_path):
+    found = findings_of("cameras: [{name: a, source: 'rtsp://me:secret@127.0.0.1:9/1'}]\n", tmp_path)
+
+    assert Finding("camera a", "ok", "live, not tried") == found["camera a"]
+    assert "secret" not in str(found)
+
+
+def test_an_endpoint_in_use_is_noted():
+    with Publisher("tcp://127.0.0.1:*", instance="north") as publisher:
+        found = doctor.endpoint(Config.model_validate({"publish": {"endpoint": publisher.endpoint}}))
+
+    assert found.verdict == "note"
+
+
+def test_an_endpoint_open_to_the_network_is_wrong():
+    found = doctor.endpoint(Config.model_validate({"publish": {"endpoint": "tcp://0.0.0.0:5600"}}))
+
+    assert found.verdict == "wrong"
+
+
+def test_a_gallery_others_can_read_is_noted(tmp_path):
+    path = tmp_path / "gallery.sqlite"
+    path.touch()
+    path.chmod(0o644)
+
+    found = doctor.gallery(Config.model_validate({"gallery": {"path": str(path)}}))
+
+    assert ("note", f"chmod 600 {path}") == (found.verdict, found.remedy)
+
+
+def test_a_missing_library_is_wrong(monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
+
+    assert [finding.verdict for finding in doctor.packages()] == ["wrong"]
+
+
+def test_gpus_are_named_by_the_drivers_tool(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA Test, 600.1, 8192 MiB, 9.0'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    assert next(doctor.gpu()).found == "NVIDIA Test, 600.1, 8192 MiB, 9.0"
+
+
+def test_a_gpu_driver_that_fails_is_noted(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    assert [finding.verdict for finding in doctor.gpu()] == ["note"]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))

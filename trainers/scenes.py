@@ -1,0 +1,208 @@
+"""The detector's data: full scenes, labels of several origins merged, random crops that show faces of every size."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from engines.geometry import Floats, Image, iou_matrix, location_centres
+from engines.networks.detector import STRIDES
+from trainers.fit import RandomSamples
+from trainers.transforms import photometric
+from trainers.zips import ImageZip
+
+HELD_OUT_EVERY = 7
+PAD = 114  # what the detector's letterbox is padded with
+# Longer sides in px that each stride is answerable for; they overlap, and a face there teaches both.
+SIDE_RANGES = ((0, 64), (40, 160), (110, 10_000))
+CENTRE_RADIUS = 1.5  # strides around a face's centre that count as the face (Tian et al. 2019, centre sampling)
+MOSAIC = 0.35  # share of samples
+SMALLEST_FACE = 8  # px: smaller ones are neither taught nor punished
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One picture with the boxes to find (N, 4) and the boxes of which nobody is sure (M, 4)."""
+
+    name: str
+    image: Image
+    faces: Floats
+    doubtful: Floats
+
+
+def _boxes(rows: list[dict[str, str]], origin: str, low: float, high: float = 2.0) -> Floats:
+    chosen = [r for r in rows if r["origin"] == origin and low <= float(r["score"] or 1) < high]
+    return np.array([[float(r[k]) for k in ("x1", "y1", "x2", "y2")] for r in chosen], np.float32).reshape(-1, 4)
+
+
+def _unmatched(boxes: Floats, others: Floats, max_iou: float = 0.4) -> np.ndarray:
+    if not len(others) or not len(boxes):
+        return np.ones(len(boxes), bool)
+    return iou_matrix(boxes, others).max(1) < max_iou
+
+
+def merge_labels(rows: list[dict[str, str]]) -> tuple[Floats, Floats]:
+    """Faces and doubtful boxes of one scene.
+
+    Sure: SCRFD's of score >= 0.5, human ones, and what SCRFD (>= 0.3) and YuNet (>= 0.6) both see.
+    Doubtful: what only one teacher sees, or sees faintly.
+    """
+    human = _boxes(rows, "human", 0)
+    strong, faint = _boxes(rows, "scrfd", 0.5), _boxes(rows, "scrfd", 0.0, 0.5)
+    yunet, faint_yunet = _boxes(rows, "yunet", 0.6), _boxes(rows, "yunet", 0.0, 0.6)
+    agreed = faint[~_unmatched(faint, yunet)] if len(yunet) else faint[:0]
+    faces = np.concatenate((strong, agreed))
+    faces = np.concatenate((faces, human[_unmatched(human, faces)]))
+    doubtful = np.concatenate((faint, yunet, faint_yunet))
+    return faces, doubtful[_unmatched(doubtful, faces)]
+
+
+def is_held_out(names: list[str]) -> dict[str, bool]:
+    return {name: i % HELD_OUT_EVERY == 0 for i, name in enumerate(sorted(names))}
+
+
+def fingerprint(image: Image) -> np.ndarray:
+    """Difference hash, 256 bits: near-duplicates differ in few."""
+    small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (17, 16), interpolation=cv2.INTER_AREA)
+    return (small[:, 1:] > small[:, :-1]).reshape(-1)
+
+
+def load_scenes(folder: str, limit: int = 0) -> list[Scene]:
+    """The training scenes: held-out ones and their near-duplicates left out."""
+    with ImageZip(folder, "scenes") as data:
+        names = data.names()
+        held_out = is_held_out(names)
+        by_file: dict[str, list[dict[str, str]]] = {name: [] for name in names}
+        for row in data.rows():
+            by_file[row["file"]].append(row)
+        kept = [n for n in names if not held_out[n]]
+        kept = kept[:: max(1, len(kept) // limit)][:limit] if limit else kept
+        scenes = [Scene(n, data.image(n), *merge_labels(by_file[n])) for n in kept]
+        if limit:
+            return scenes
+        apart = np.stack([fingerprint(data.image(n)) for n in names if held_out[n]]).astype(np.int32)
+    prints = np.stack([fingerprint(s.image) for s in scenes]).astype(np.int32)
+    same = prints @ apart.T + (1 - prints) @ (1 - apart).T  # bits in common
+    return [scene for scene, common in zip(scenes, same.max(1), strict=True) if common < 256 - 24]
+
+
+def assign(faces: Floats, doubtful: Floats, centres: Floats, strides: Floats) -> tuple[Floats, Floats]:
+    """What each of A locations is to say: target (A,) 1 face, 0 none, -1 not judged; its box (A, 4) xyxy."""
+    target = np.zeros(len(centres), np.float32)
+    boxes = np.zeros((len(centres), 4), np.float32)
+    for x1, y1, x2, y2 in doubtful:
+        inside = (centres[:, 0] > x1) & (centres[:, 0] < x2) & (centres[:, 1] > y1) & (centres[:, 1] < y2)
+        target[inside] = -1
+    order = np.argsort(-(faces[:, 2:] - faces[:, :2]).max(1)) if len(faces) else []
+    for i in order:  # large first, so that a small face in front keeps its locations
+        x1, y1, x2, y2 = faces[i]
+        side = max(x2 - x1, y2 - y1)
+        away = np.abs(centres - [(x1 + x2) / 2, (y1 + y2) / 2]).max(1) / strides
+        central = away < CENTRE_RADIUS
+        central &= np.abs(centres - [(x1 + x2) / 2, (y1 + y2) / 2]).max(1) < max(side * 0.4, 6)
+        for stride, (low, high) in zip(STRIDES, SIDE_RANGES, strict=True):
+            level = central & (strides == stride)
+            if low <= side < high:
+                target[level], boxes[level] = 1, faces[i]
+            elif low / 1.5 <= side < high * 1.5:
+                target[level] = -1
+    return target, boxes
+
+
+class SceneSamples(RandomSamples):
+    """Square crops with dense targets: image (S, S, 3), target (A,), boxes (A, 4)."""
+
+    def __init__(self, scenes: list[Scene], size: int) -> None:
+        super().__init__(len(scenes))
+        self.scenes = scenes
+        self.size = size
+        self.with_faces = [s for s in scenes if len(s.faces)]
+        self.centres, self.strides = location_centres((size, size), STRIDES)
+
+    def sample(self, rng: np.random.Generator) -> tuple[Image, Floats, Floats]:
+        image, faces, doubtful = self.mosaic(rng) if rng.random() < MOSAIC else self.crop(rng, self.size)
+        if rng.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+            faces, doubtful = (mirror(b, self.size) for b in (faces, doubtful))
+        target, boxes = assign(faces, doubtful, self.centres, self.strides)
+        return photometric(rng, image, 0.7), target, boxes
+
+    def mosaic(self, rng: np.random.Generator) -> tuple[Image, Floats, Floats]:
+        """Four crops of half the size in one picture: more small faces, less padding."""
+        half = self.size // 2
+        pictures, faces, doubtful = zip(*(self.crop(rng, half) for _ in range(4)), strict=True)
+        image = np.vstack((np.hstack(pictures[:2]), np.hstack(pictures[2:])))
+        corners = np.array([[0, 0], [half, 0], [0, half], [half, half]], np.float32)
+        shifts = np.tile(corners, 2)  # (4, 4)
+        return image, *(np.concatenate([b + s for b, s in zip(boxes, shifts, strict=True)]) for boxes in (faces, doubtful))
+
+    def crop(self, rng: np.random.Generator, size: int) -> tuple[Image, Floats, Floats]:
+        """Around a face of a drawn size; a whole picture; anywhere; or where every face is painted over."""
+        kind = rng.random()
+        if kind < 0.45:
+            scene = self.with_faces[int(rng.integers(len(self.with_faces)))]
+            face = scene.faces[int(rng.integers(len(scene.faces)))]
+            side = float(max(face[2] - face[0], face[3] - face[1], 2))
+            scale = float(np.clip(np.exp(rng.uniform(np.log(9), np.log(size * 0.85))) / side, 0.15, 3.0))
+            return cut(scene, scale, (face[:2] + face[2:]) / 2 * scale - rng.uniform(0.1, 0.9, 2) * size, size)
+        scene = self.scenes[int(rng.integers(len(self.scenes)))]
+        height, width = scene.image.shape[:2]
+        if kind < 0.68:
+            scale = size * rng.uniform(0.5, 1.15) / max(height, width)
+        else:
+            scale = float(np.exp(rng.uniform(np.log(0.4), np.log(1.8))))
+        room = np.array([width, height]) * scale - size
+        origin = rng.uniform(np.minimum(room, 0), np.maximum(room, 0) + 1e-3)
+        if kind > 0.9:
+            scene = paint_over(rng, scene)
+        return cut(scene, scale, origin, size)
+
+
+def mirror(boxes: Floats, width: int) -> Floats:
+    return np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
+
+
+def cut(scene: Scene, scale: float, origin: np.ndarray, size: int) -> tuple[Image, Floats, Floats]:
+    """Scale a scene and cut the square at `origin` (px of the scaled scene); boxes follow.
+
+    A face of which less than 45 % is left, or that is very small, becomes doubtful.
+    """
+    height, width = scene.image.shape[:2]
+    x1, y1 = np.floor(np.clip(origin / scale, 0, [width - 1, height - 1])).astype(int)
+    x2, y2 = np.ceil(np.clip((origin + size) / scale, [x1 + 1, y1 + 1], [width, height])).astype(int)
+    part = cv2.resize(
+        scene.image[y1:y2, x1:x2],
+        (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+    )
+    left, top = np.round(np.array([x1, y1]) * scale - origin).astype(int).clip(0)
+    part = part[: size - top, : size - left]
+    canvas = np.full((size, size, 3), PAD, np.uint8)
+    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+    offset = np.array([left - x1 * scale, top - y1 * scale] * 2, np.float32)
+    whole, doubtful = scene.faces * scale + offset, scene.doubtful * scale + offset
+    clipped = whole.clip(0, size)
+    left_over = (clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum((whole[:, 2:] - whole[:, :2]).prod(1), 1e-6)
+    sides = (clipped[:, 2:] - clipped[:, :2]).max(1) if len(clipped) else np.zeros(0)
+    sure = (left_over >= 0.45) & (sides >= SMALLEST_FACE)
+    unsure = ~sure & (left_over > 0)
+    return canvas, clipped[sure], np.concatenate((doubtful, clipped[unsure])).astype(np.float32)
+
+
+def paint_over(rng: np.random.Generator, scene: Scene) -> Scene:
+    """The scene with every labelled box replaced: by a flat colour, by noise, or by a piece of the scene."""
+    image = scene.image.copy()
+    height, width = image.shape[:2]
+    for box in np.concatenate((scene.faces, scene.doubtful)):
+        x1, y1, x2, y2 = (int(v) for v in (*np.maximum(box[:2] - 1, 0), *np.minimum(box[2:] + 1, [width, height])))
+        if x2 <= x1 or y2 <= y1:
+            continue
+        how = rng.random()
+        if how < 0.4:
+            image[y1:y2, x1:x2] = image[y1:y2, x1:x2].reshape(-1, 3).mean(0)
+        elif how < 0.6:
+            image[y1:y2, x1:x2] = rng.integers(0, 256, (y2 - y1, x2 - x1, 3))
+        else:
+            y, x = (int(rng.integers(0, limit)) for limit in (height - (y2 - y1) + 1, width - (x2 - x1) + 1))
+            image[y1:y2, x1:x2] = scene.image[y : y + y2 - y1, x : x + x2 - x1][::-1]
+    return Scene(scene.name, image, scene.faces[:0], scene.doubtful[:0])

@@ -1,0 +1,53 @@
+"""Reading the curated zips: images stored as WebP, labels in CSV."""
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engines.errors import MienError
+from engines.geometry import Image
+
+SEED = 281
+
+
+class ImageZip:
+    """One data set: a zip of images with its label rows. Raises MienError when it is not there."""
+
+    def __init__(self, folder: str | Path, name: str) -> None:
+        self.path = Path(folder) / f"{name}.zip"
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except (FileNotFoundError, zipfile.BadZipFile) as error:
+            raise MienError(f"{self.path}: {error}; set data=FOLDER to where the data zips are") from None
+
+    def __enter__(self) -> "ImageZip":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def names(self, suffix: str = ".webp") -> list[str]:
+        return sorted(name for name in self._zip.namelist() if name.endswith(suffix))
+
+    def text(self, name: str) -> str:
+        return self._zip.read(name).decode("utf-8")
+
+    def rows(self, name: str = "labels.csv") -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self.text(name))))
+
+    def image(self, name: str) -> Image:
+        """HxWx3 uint8 BGR."""
+        image = cv2.imdecode(np.frombuffer(self._zip.read(name), np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise MienError(f"{self.path}: {name} is not an image that OpenCV can read")
+        return image.astype(np.uint8, copy=False)
+
+
+def row_points(row: dict[str, str]) -> np.ndarray:
+    """The five landmarks (5, 2) float32 of a label row."""
+    values = [float(row[f"{point}{axis}"]) for point in ("le", "re", "n", "lm", "rm") for axis in "xy"]
+    return np.array(values, np.float32).reshape(5, 2)
