@@ -69,7 +69,7 @@ class CameraConfig(Section):
 class EnginesConfig(Section):
     """Which backend runs the models, and where built engines are kept."""
 
-    backend: Literal["auto", "openvino", "tensorrt", "aot_inductor", "eager"] = "auto"
+    backend: Literal["auto", "openvino", "eager"] = "auto"
     threads: int = Field(default=0, ge=0)
     cache_dir: Path | None = None
 

@@ -19,6 +19,7 @@ from daemon.config import Config, find_config, load_config
 from daemon.endpoints import check_endpoint
 from daemon.sources import check_source, is_live
 from engines.errors import MienError
+from engines.runtime import MODELS, resolve, why_unusable
 
 Verdict = Literal["ok", "note", "wrong"]
 
@@ -56,7 +57,7 @@ def examine(config_path: Path | None = None) -> list[Finding]:
         return [*findings, *(Finding("config", "wrong", line, "correct it") for line in lines)]
     used = config_path or find_config()
     findings.append(Finding("config", "ok", str(used or "none, all defaults")))
-    return [*findings, endpoint(config), gallery(config), *cameras(config)]
+    return [*findings, *engines(config), endpoint(config), gallery(config), *cameras(config)]
 
 
 def python() -> Finding:
@@ -132,6 +133,30 @@ def codecs() -> Iterator[Finding]:
         yield Finding("encoder", "ok", "libx264")
     else:
         yield Finding("encoder", "note", "no libx264", "for --annotate: pip install --force-reinstall av")
+
+
+def engines(config: Config) -> Iterator[Finding]:
+    """Which engines the configuration asks for, and whether they are built and fit the weights."""
+    wanted = config.engines
+    sizes = dict.fromkeys(camera.detector_size for camera in config.cameras if camera.enabled)
+    for model in MODELS:
+        for size in (sizes or (None,)) if model == "detector" else (None,):
+            yield _engine(model, wanted.backend, size, wanted.cache_dir)
+
+
+def _engine(model: str, backend: str, size: tuple[int, int] | None, cache: Path | None) -> Finding:
+    subject = f"engine {model}"
+    try:
+        request = resolve(model, backend, size, None, cache)
+        reason = None if request.backend == "eager" else why_unusable(request)
+    except MienError as error:
+        return Finding(subject, "wrong", str(error))
+    shape = f"{request.size[0]}x{request.size[1]} on {request.backend}"
+    if reason:
+        return Finding(
+            subject, "note", f"{shape}: {reason}", "the first start builds it, or: mien engines build"
+        )
+    return Finding(subject, "ok", shape)
 
 
 def endpoint(config: Config) -> Finding:

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
+from engines.runtime import Engine, FaceEngines, load_engine, load_face_engines
 
 from daemon.config import CameraConfig, Config
 from daemon.pipeline import FacePipeline
-from daemon.records import Event, Frame
-from daemon.service import LoadedPipeline, Pipeline
-from engines.runtime import Engine, FaceEngines, load_engine, load_face_engines
+from daemon.pipelines import LoadedPipeline, PipelinesByCamera
 
 log = structlog.get_logger(__name__)
-
-
-class PipelinesByCamera:
-    """Several pipelines as one: each frame goes to its camera's, in one batch a pipeline.
-
-    A detector engine has one input size, so cameras whose `detector_size` differs cannot share a pipeline.
-    """
-
-    def __init__(self, by_camera: Mapping[str, Pipeline]) -> None:
-        self._by_camera = by_camera
-        self._pipelines = tuple({id(pipeline): pipeline for pipeline in by_camera.values()}.values())
-
-    def process(self, frames: Sequence[Frame]) -> list[Event]:
-        events: list[Event] = []
-        for pipeline in self._pipelines:
-            batch = [frame for frame in frames if self._by_camera[frame.camera] is pipeline]
-            if batch:
-                events += pipeline.process(batch)
-        return events
-
-    def close_camera(self, camera: str) -> Sequence[Event]:
-        return self._by_camera[camera].close_camera(camera)
 
 
 def load_pipeline(config: Config) -> LoadedPipeline:

@@ -9,9 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
 import structlog
 
@@ -19,6 +17,7 @@ from daemon.cameras import Cameras
 from daemon.capture import StatusChange
 from daemon.config import Config
 from daemon.notify import notify, watchdog_interval_s
+from daemon.pipelines import LoadedPipeline
 from daemon.publisher import Publisher
 from daemon.records import DAEMON_CAMERA, Event, Frame, State, StatusEvent
 from daemon.sources import check_source
@@ -31,24 +30,6 @@ IDLE_WAIT_S = 0.05
 """How long the loop sleeps at most, so that subscribers and signals are answered at once."""
 
 DOWN_STATES: frozenset[State] = frozenset({"reconnecting", "offline", "ended"})
-
-
-class Pipeline(Protocol):
-    """Frames in, unstamped events out."""
-
-    def process(self, frames: Sequence[Frame]) -> Sequence[Event]:
-        """The events of one batch, at most one frame a camera."""
-
-    def close_camera(self, camera: str) -> Sequence[Event]:
-        """Ends a camera's tracks."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedPipeline:
-    """A pipeline with its engines loaded, and the backend of each."""
-
-    pipeline: Pipeline
-    backends: dict[str, str]
 
 
 class Service:

@@ -29,7 +29,8 @@ class ModelSpec:
     std: float = 128.0
     labels: tuple[str, ...] = ()
     threshold: float | None = None  # detector: score; embedder: cosine similarity
-    trained: dict[str, Any] = field(default_factory=dict)  # figures and provenance, for people
+    weights_sha256: str = ""
+    figures: dict[str, float] = field(default_factory=dict)  # measured on held-out data; the card tells more
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

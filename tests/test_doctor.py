@@ -8,6 +8,8 @@ from daemon.doctor import Finding, examine
 from daemon.publisher import Publisher
 from tests.clips import grey_levels, write_clip
 
+SIZES = {"door": (640, 384), "yard": (1280, 736)}
+
 
 def findings_of(text, tmp_path):
     path = tmp_path / "mien.yaml"
@@ -45,6 +47,17 @@ def test_a_live_source_is_named_without_its_password(tmp_path):
 
     assert Finding("camera a", "ok", "live, not tried") == found["camera a"]
     assert "secret" not in str(found)
+
+
+def test_engines_that_are_not_built_are_noted_for_every_detector_size(tmp_path):
+    cameras = [{"name": name, "source": "0", "detector_size": size} for name, size in SIZES.items()]
+    config = Config.model_validate({"cameras": cameras, "engines": {"cache_dir": str(tmp_path)}})
+
+    found = [finding for finding in doctor.engines(config) if finding.subject == "engine detector"]
+
+    assert [finding.verdict for finding in found] == ["note", "note"]
+    assert ["640x384" in found[0].found, "1280x736" in found[1].found] == [True, True]
+    assert "not built yet" in found[0].found
 
 
 def test_an_endpoint_in_use_is_noted():

@@ -9,12 +9,15 @@ import time
 
 import jsonschema
 import pytest
+from structlog.testing import capture_logs
 
 from daemon.notify import notify, watchdog_interval_s
+from daemon.pipelines import LoadedPipeline, PipelinesByCamera
 from daemon.publisher import Publisher
 from daemon.records import event_schemas
 from daemon.service import Service
 from daemon.signals import stop_on_signals
+from daemon.sources import read_video
 from engines.errors import MienError, UsageError
 from tests.clips import grey_levels, write_clip
 from tests.wire import FakePipeline, config_of, is_state, messages_until, of_topic, running
@@ -79,6 +82,19 @@ def test_what_all_cameras_have_ready_is_one_batch(clip):
 
     assert 20 <= len(pipeline.batches) <= 24
     assert [name for name, _ in pipeline.batches[5]] == ["door", "yard"]
+
+
+def test_cameras_of_different_pipelines_share_an_iteration_but_not_a_batch(clip):
+    near, far = FakePipeline(), FakePipeline()
+    frames = {name: next(read_video(clip, camera=name)) for name in ("door", "yard", "gate")}
+
+    both = PipelinesByCamera({"door": near, "yard": far, "gate": near})
+    events = both.process([frames["door"], frames["yard"], frames["gate"]])
+
+    assert near.batches == [[("door", 0), ("gate", 0)]]
+    assert far.batches == [[("yard", 0)]]
+    assert {event.camera for event in events} == {"door", "yard", "gate"}
+    assert [event.camera for event in both.close_camera("yard")] == ["yard"]
 
 
 def test_a_camera_switched_off_is_left_alone(clip):
@@ -167,6 +183,19 @@ def test_a_signal_sets_the_event_and_the_old_handler_returns(number):
         assert stop.wait(1)
 
     assert before == signal.getsignal(number)
+
+
+def test_a_real_signal_stops_a_daemon_at_work(clip):
+    stop, pipeline = threading.Event(), FakePipeline()
+    config = config_of(camera(clip, loop=True, speed="realtime"))
+    kill = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+
+    with stop_on_signals(stop), capture_logs() as logs:
+        kill.start()
+        Service(config, lambda _: LoadedPipeline(pipeline, {}), stop).run()
+
+    assert pipeline.batches
+    assert [entry["event"] for entry in logs][-2:] == ["camera_offline", "stopped"]
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import zmq
 from structlog.testing import capture_logs
 
 from daemon.config import Config
+from daemon.pipelines import LoadedPipeline
 from daemon.records import Event, Face, FacesEvent, Frame, FrameRecord, Quality, TrackBest, TrackEvent
-from daemon.service import LoadedPipeline, Service
+from daemon.service import Service
 
 Message = tuple[str, dict[str, Any]]
 BOX = (1.0, 2.0, 30.0, 40.0)

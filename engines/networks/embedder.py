@@ -1,11 +1,45 @@
-"""Face embedders: a MobileFaceNet-class network, and the IResNet of the ArcFace paper.
+"""Face embedders: a small plain residual network, MobileFaceNet, and the IResNet of the ArcFace paper.
 
 B batch, D embedding size. Margin heads are training-only and live in trainers.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from engines.networks.layers import conv_bn
+from engines.networks.layers import BasicBlock, conv_bn, conv_bn_relu
+
+
+class FaceTrunk(nn.Sequential):
+    """Normalised crop (B, 3, 112, 112) -> (B, C) through dense 3x3 residual stages at 56, 28, 14 and 7 px.
+
+    Dense convolutions at these sizes train five times and run about as fast on a CPU as the depthwise
+    ones of MobileFaceNet, which has fewer multiplications and moves more memory.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), repeats: Sequence[int] = (1, 2, 2, 2)) -> None:
+        layers: list[nn.Module] = [conv_bn_relu(3, widths[0], stride=2)]
+        for i, (width, blocks) in enumerate(zip(widths, repeats, strict=True)):
+            if i:
+                layers.append(conv_bn_relu(widths[i - 1], width, stride=2))
+            layers += [BasicBlock(width) for _ in range(blocks)]
+        pool = conv_bn(widths[-1], widths[-1], 7, groups=widths[-1])
+        pool[0].padding = (0, 0)  # a weight for every place of the face (Chen et al. 2018, sec. 3.1)
+        super().__init__(*layers, pool, nn.Flatten())
+
+
+class FaceResNet(nn.Module):
+    """Normalised aligned crop (B, 3, 112, 112) -> embedding (B, D), not yet of unit length."""
+
+    def __init__(self, embedding_size: int = 192, widths: Sequence[int] = (32, 64, 128, 256)) -> None:
+        super().__init__()
+        self.trunk = FaceTrunk(widths)  # (B, C)
+        self.project = nn.Sequential(
+            nn.Linear(widths[-1], embedding_size, bias=False), nn.BatchNorm1d(embedding_size)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.trunk(x))  # (B, D)
 
 
 def _conv_bn_prelu(

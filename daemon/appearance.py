@@ -1,0 +1,45 @@
+"""How a face and what is below it look, in colours: cheap enough for every face of every frame.
+
+It tells two people apart while they cross, when their boxes do not. It names nobody.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+PATCH = 24
+"""Side in pixels to which a region is shrunk before its colours are counted."""
+
+BINS = 6
+LENGTH = 2 * BINS**3
+
+
+def appearances(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, LENGTH) float32 unit rows for N boxes in pixels of an (H, W, 3) uint8 BGR image.
+
+    The product of two rows is the mean Bhattacharyya coefficient of head and clothing: 1 for equal colours.
+    """
+    rows = [np.concatenate((_colours(image, box), _colours(image, _below(box)))) for box in boxes_xyxy]
+    if not rows:
+        return np.zeros((0, LENGTH), np.float32)
+    return (np.stack(rows) / np.sqrt(2)).astype(np.float32)
+
+
+def _below(box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where the clothing is: as large as the face, half a face lower than its chin, and a little wider."""
+    x1, y1, x2, y2 = box_xyxy
+    height, extra = y2 - y1, (x2 - x1) * 0.25
+    return np.array([x1 - extra, y2 + 0.2 * height, x2 + extra, y2 + 1.2 * height], np.float32)
+
+
+def _colours(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(BINS**3,) unit vector: the root of the colour histogram; zero where the box lies outside the image."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = np.clip(np.rint(box_xyxy).astype(int), 0, (width, height, width, height))
+    if x2 - x1 < 2 or y2 - y1 < 2:
+        return np.zeros(BINS**3, np.float32)
+    patch = cv2.resize(image[y1:y2, x1:x2], (PATCH, PATCH), interpolation=cv2.INTER_AREA)
+    counts = cv2.calcHist([patch], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3).reshape(-1)
+    return np.sqrt(counts / counts.sum()).astype(np.float32)

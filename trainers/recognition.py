@@ -1,0 +1,210 @@
+"""Recipe `recognition`: the embedder, by distillation from a permissive teacher and by identity."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.geometry import Floats, Image, warp
+from engines.networks import FaceResNet
+from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
+from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.teacher import TeacherEmbedder
+from trainers.transforms import jitter_matrix, occlude, photometric, replicate_black_border
+from trainers.verification import read_pairs
+from trainers.zips import ImageZip, row_points
+
+LFW_BOX = box_from_interocular(128, 33.0, 0.42)  # the pictures are centred on the face
+LFW_MEETS = 0.60  # mean teacher cosine from which a CelebA identity is taken for an LFW person
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionConfig:
+    data: str = "data"
+    run: str = "runs/recognition"
+    teacher: str = ""  # an ONNX embedder to distil from; none: identity alone
+    limit: int = 0  # images used of each set; 0 is all
+    embedding_size: int = 192
+    loss: str = "arcface"  # arcface or ce
+    scale: float = 45.0  # ArcFace's s
+    margin: float = 0.1  # ArcFace's m, radians
+    identity_weight: float = 0.15  # beside distillation
+    fit: FitOptions = field(
+        default_factory=lambda: FitOptions(epochs=40, steps_per_epoch=100, batch_size=64, learning_rate=3e-3)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FaceSet:
+    """Aligned crops (M, 144, 144, 3), identity (M,) or -1, and teacher embeddings (M, D)."""
+
+    crops: np.ndarray
+    identity: np.ndarray
+    teacher: Floats | None
+
+
+def utkface_part(name: str) -> str:
+    """train, val or test: 80/10/10 by the hash of the file name."""
+    return {8: "val", 9: "test"}.get(int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10, "train")
+
+
+def is_validation(identity: int) -> bool:
+    return identity % 10 == 7
+
+
+def celeba_faces(config: RecognitionConfig) -> tuple[list[Image], list[int]]:
+    """Aligned crops and identities of the training identities."""
+    with ImageZip(config.data, "celeba_faces") as data:
+        rows = [row for row in data.rows() if not is_validation(int(row["identity"]))]
+        rows = rows[: config.limit] if config.limit else rows
+        crops = [stored_crop(data.image(row["file"]), row_points(row)) for row in rows]
+    return crops, [int(row["identity"]) for row in rows]
+
+
+def unlabelled_faces(config: RecognitionConfig, finder: FaceFinder) -> list[Image]:
+    """Aligned crops of MTFL (without LFW's people), UTKFace's training part and ExpW."""
+    crops: list[Image] = []
+    with ImageZip(config.data, "mtfl") as data:
+        rows = [r for r in data.rows() if r["split"] == "train" and not r["file"].startswith("lfw_5590")]
+        for row in rows[: config.limit or None]:
+            crops.append(stored_crop(replicate_black_border(data.image(row["file"])), row_points(row)))
+    for name, interocular, height in (("utkface", 43.0, 0.36), ("expw", 32.0, 0.4)):
+        with ImageZip(config.data, name) as data:
+            names = [n for n in data.names() if name != "utkface" or utkface_part(n) == "train"]
+            for batch in batched(names[: config.limit or None]):
+                images = [data.image(n) for n in batch]
+                guess = box_from_interocular(images[0].shape[0], interocular, height)
+                points, sure = finder.refine(images, np.tile(guess, (len(images), 1)))
+                crops += [stored_crop(i, p) for i, p, c in zip(images, points, sure, strict=True) if c > 0.6]
+    return crops
+
+
+def lfw_faces(config: RecognitionConfig, finder: FaceFinder) -> dict[str, Image]:
+    """Aligned crops of the images in LFW's pairs, by file name: for evaluation, and to know whom not to train on."""
+    with ImageZip(config.data, "lfw") as data:
+        pairs, _, _ = read_pairs(data)
+        names = sorted({name for pair in pairs for name in pair})
+        names = names[: config.limit] if config.limit else names
+        crops: dict[str, Image] = {}
+        for batch in batched(names):
+            images = [data.image(n) for n in batch]
+            points, _ = finder.refine(images, np.tile(LFW_BOX, (len(images), 1)))
+            crops |= {n: stored_crop(i, p) for n, i, p in zip(batch, images, points, strict=True)}
+    return crops
+
+
+def inner(crops: np.ndarray) -> np.ndarray:
+    """(M, 144, 144, 3) stored crops -> their (M, 112, 112, 3) middles."""
+    return crops[:, ROOM:-ROOM, ROOM:-ROOM]
+
+
+def meets_lfw(identity: np.ndarray, embeddings: Floats, lfw: Floats) -> set[int]:
+    """Identities whose mean teacher embedding is as near to an LFW face as one person's photos are."""
+    found = set()
+    for person in np.unique(identity[identity >= 0]):
+        mean = embeddings[identity == person].mean(0)
+        if float((lfw @ (mean / np.linalg.norm(mean))).max()) >= LFW_MEETS:
+            found.add(int(person))
+    return found
+
+
+def load_faces(config: RecognitionConfig) -> FaceSet:
+    """All training faces; LFW's people are left out where a teacher can tell who they are."""
+    finder = FaceFinder()
+    crops, identity = celeba_faces(config)
+    if config.teacher:
+        more = unlabelled_faces(config, finder)
+        crops, identity = crops + more, identity + [-1] * len(more)
+    faces, people = np.stack(crops), np.array(identity)
+    if not config.teacher:
+        return FaceSet(faces, people, None)
+    teacher = TeacherEmbedder(config.teacher)
+    embeddings = teacher_embeddings(config, teacher, faces)
+    lfw = teacher(inner(np.stack(list(lfw_faces(config, finder).values()))))
+    kept = ~np.isin(people, list(meets_lfw(people, embeddings, lfw)))
+    return FaceSet(faces[kept], people[kept], embeddings[kept])
+
+
+def teacher_embeddings(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np.ndarray) -> Floats:
+    """The teacher's answers, kept in the run's folder: they take minutes, and a resumed run needs them again."""
+    kept = Path(config.run) / f"teacher_{len(faces)}.npy"
+    if kept.is_file():
+        return np.load(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    embeddings = teacher(inner(faces))
+    np.save(kept, embeddings)
+    return embeddings
+
+
+class FaceSamples(RandomSamples):
+    """Jittered faces: image (112, 112, 3) uint8 BGR, class or -1, teacher embedding (D,)."""
+
+    def __init__(self, faces: FaceSet, embedding_size: int) -> None:
+        super().__init__(len(faces.crops))
+        people = np.unique(faces.identity[faces.identity >= 0])
+        self.classes = max(1, len(people))
+        number = {int(person): i for i, person in enumerate(people)}
+        self.label = np.array([number.get(int(person), -1) for person in faces.identity])
+        self.crops = faces.crops
+        self.teacher = np.zeros((len(faces.crops), embedding_size), np.float32) if faces.teacher is None else faces.teacher
+
+    def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
+        i = int(rng.integers(len(self.crops)))
+        crop = warp(self.crops[i], jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02), (STORED_SIZE,) * 2)
+        crop = crop[ROOM:-ROOM, ROOM:-ROOM]
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        crop = occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)
+        return crop, int(self.label[i]), self.teacher[i]
+
+
+class MarginHead(nn.Module):
+    """Training only: class logits of embeddings, plain (CE) or with an additive angular margin (ArcFace)."""
+
+    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, embedding_size) * 0.05)
+        self.scale, self.margin = scale, margin
+
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        if self.margin == 0:
+            return embedding @ self.weight.T
+        cosine = F.normalize(embedding) @ F.normalize(self.weight).T
+        angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+        widened = torch.where(F.one_hot(label, len(self.weight)).bool(), (angle + self.margin).cos(), cosine)
+        return widened * self.scale  # (B, classes)
+
+
+class RecognitionRecipe(Recipe):
+    """Cosine distance to the teacher, and cross-entropy over the identities that are known."""
+
+    def __init__(self, network: nn.Module, config: RecognitionConfig, classes: int) -> None:
+        super().__init__(network, config.fit)
+        margin = config.margin if config.loss == "arcface" else 0.0
+        self.head = MarginHead(config.embedding_size, classes, config.scale, margin)
+        self.distils = bool(config.teacher)
+        self.identity_weight = config.identity_weight if self.distils else 1.0
+
+    def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
+        images, label, teacher = batch
+        embedding = self.network(image_batch(images)).float()
+        known = label >= 0
+        total, figures = embedding.new_zeros(()), {}
+        if self.distils:
+            far = 1 - F.cosine_similarity(embedding, teacher)
+            total, figures["cosine"] = far.mean() * 10, 1 - far.detach().mean()
+        if known.any():
+            identity = F.cross_entropy(self.head(embedding[known], label[known]), label[known])
+            total, figures["identity"] = total + self.identity_weight * identity, identity.detach()
+        return total, figures
+
+
+def train(config: RecognitionConfig) -> nn.Module:
+    torch.manual_seed(0)
+    samples = FaceSamples(load_faces(config), config.embedding_size)
+    recipe = RecognitionRecipe(FaceResNet(config.embedding_size), config, samples.classes)
+    return fit(recipe, samples, Path(config.run))
