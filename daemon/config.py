@@ -97,7 +97,7 @@ class QualityConfig(Section):
     """The gate a look at a face passes before it is named or judged."""
 
     min_interocular_px: float = Field(default=14.0, ge=0)
-    min_sharpness: float = Field(default=0.05, ge=0)
+    min_sharpness: float = Field(default=0.08, ge=0)
     max_yaw: float = Field(default=0.6, gt=0)
     min_brightness: Fraction = 0.12
     max_brightness: Fraction = 0.92

@@ -113,7 +113,7 @@ def openvino_devices() -> Iterator[Finding]:
     if _version("openvino") is None:
         return
     # Seconds of import, and not wanted where it is not installed.
-    import openvino  # type: ignore[import-untyped]
+    import openvino
 
     devices = openvino.Core().available_devices
     if "CPU" in devices:

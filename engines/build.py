@@ -16,8 +16,7 @@ from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed, export
 from engines.errors import MienError
 from engines.manifest import EngineManifest
-from engines.runtime import COMPILED, Engine, EngineRequest
-from engines.spec import ModelSpec
+from engines.runtime import COMPILED, Engine, EngineRequest, why_unusable
 
 PARITY_LIMIT = 0.01  # of an output's largest magnitude
 
@@ -54,6 +53,15 @@ def build_engine(request: EngineRequest) -> EngineManifest:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return built
+
+
+def verify_engine(request: EngineRequest) -> dict[str, float]:
+    """Prove a cached engine again; returns its deviations. Raises MienError when it is off or out of date."""
+    if reason := why_unusable(request):
+        raise MienError(f"{reason}; `mien engines build` makes it anew")
+    network, spec = load_checkpoint(request.checkpoint)
+    engine = COMPILED[request.backend].load(request.folder, spec, request.size, 0)
+    return check_parity(engine, Deployed(network, spec), request)
 
 
 def _move_into_place(folder: Path, target: Path) -> None:

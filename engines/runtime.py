@@ -100,6 +100,18 @@ def why_unusable(request: EngineRequest) -> str | None:
     return wrong or manifest.damage(request.folder, found)
 
 
+def cached(cache: Path, weights: Path | None = None) -> list[EngineRequest]:
+    """What lies in the cache, by the names of its folders."""
+    found = []
+    for folder in sorted(cache.glob("*-*x*-*-f32")):
+        model, size, backend, _ = folder.name.rsplit("-", 3)
+        checkpoint = (weights or WEIGHTS) / model
+        if backend in COMPILED and checkpoint.is_dir():
+            width, height = (int(v) for v in size.split("x"))
+            found.append(EngineRequest(model, backend, (width, height), checkpoint, cache))
+    return found
+
+
 def load_engine(
     model: str,
     *,

@@ -30,7 +30,6 @@ class ModelSpec:
     labels: tuple[str, ...] = ()
     threshold: float | None = None  # detector: score; embedder: cosine similarity
     weights_sha256: str = ""
-    figures: dict[str, float] = field(default_factory=dict)  # measured on held-out data; the card tells more
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

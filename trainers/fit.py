@@ -114,7 +114,8 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path) -> nn.Module:
     samples.length = options.batch_size * options.steps_per_epoch
     loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
     last = run / "last.ckpt"
-    callbacks = [ModelCheckpoint(run, save_last=True, save_top_k=0), _NextEpoch()]
+    keep = ModelCheckpoint(run, filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks = [keep, _NextEpoch()]
     if options.progress and os.isatty(2):
         callbacks.append(TQDMProgressBar())
     trainer = L.Trainer(

@@ -1,5 +1,6 @@
 """The detector's data: full scenes, labels of several origins merged, random crops that show faces of every size."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 
 from engines.geometry import Floats, Image, iou_matrix, location_centres
 from engines.networks.detector import STRIDES
+from trainers.detection_metrics import Truth
 from trainers.fit import RandomSamples
 from trainers.transforms import photometric
 from trainers.zips import ImageZip
@@ -84,6 +86,21 @@ def load_scenes(folder: str, limit: int = 0) -> list[Scene]:
     prints = np.stack([fingerprint(s.image) for s in scenes]).astype(np.int32)
     same = prints @ apart.T + (1 - prints) @ (1 - apart).T  # bits in common
     return [scene for scene, common in zip(scenes, same.max(1), strict=True) if common < 256 - 24]
+
+
+def held_out_truths(folder: str, limit: int = 0) -> Iterator[tuple[Image, Truth]]:
+    """The held-out scenes with SCRFD's boxes: to be found from a score of 0.5, not judged below."""
+    with ImageZip(folder, "scenes") as data:
+        names = data.names()
+        held_out = is_held_out(names)
+        rows = data.rows()
+        chosen = [n for n in names if held_out[n]][: limit or None]
+        by_file: dict[str, list[dict[str, str]]] = {name: [] for name in names}
+        for row in rows:
+            by_file[row["file"]].append(row)
+        for name in chosen:
+            strong = _boxes(by_file[name], "scrfd", 0.5)
+            yield data.image(name), Truth(strong, _boxes(by_file[name], "scrfd", 0.0, 0.5))
 
 
 def assign(faces: Floats, doubtful: Floats, centres: Floats, strides: Floats) -> tuple[Floats, Floats]:

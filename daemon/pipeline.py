@@ -1,0 +1,271 @@
+"""The way of a frame: detect, track, landmarks, align, identify, classify, tell. Read `process` first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.appearance import appearances
+from daemon.attributes import AttributeMeans
+from daemon.config import CameraConfig, Config
+from daemon.face_events import ended_event, faces_event, track_events
+from daemon.followed import HURRY, Followed, Look
+from daemon.gallery import EMPTY_SNAPSHOT, model_id
+from daemon.identity import IdentityVote, without_doubles
+from daemon.live_gallery import GallerySource, LiveGallery
+from daemon.quality import assess, weight
+from daemon.records import Event, Frame, Identity
+from daemon.stage_watch import StageWatch
+from daemon.tracker import Track, Tracker
+from engines.geometry import attribute_crop, recognition_crop
+from engines.runtime import FaceEngines
+from engines.stages import Detections, classify, detect, embed, find_landmarks
+
+Floats = NDArray[np.float32]
+
+FAINT_SHARE = 0.6
+"""Detections from this share of the threshold on may continue a track, though not begin one."""
+
+
+@dataclass(slots=True)
+class CameraState:
+    """One camera's settings, its tracker, who is followed, and frames dropped since the last faces event."""
+
+    config: CameraConfig
+    tracker: Tracker
+    people: dict[int, Followed] = field(default_factory=dict)
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """A followed person's face in a frame, as far as detection tells: box_xyxy (4,) in px."""
+
+    frame: Frame
+    person: Followed
+    box_xyxy: Floats
+    score: float
+
+
+class FacePipeline:
+    """Frames in, events out; the state of all cameras.
+
+    every_frame: every usable face is embedded and classified in every frame, not only when it is due.
+    Raises MienError where the gallery cannot be used with the engines' embedder.
+    """
+
+    def __init__(
+        self,
+        engines: FaceEngines,
+        config: Config,
+        gallery: GallerySource | None = None,
+        *,
+        every_frame: bool = False,
+    ) -> None:
+        self._engines = engines
+        self._config = config
+        self._every_frame = every_frame
+        self._detect_threshold = engines.detector.spec.threshold or 0.5
+        self._threshold = 1.0
+        self._enrolled = EMPTY_SNAPSHOT
+        if engines.embedder is not None:
+            spec = engines.embedder.spec
+            chosen = config.identity.threshold
+            self._threshold = chosen if chosen is not None else spec.threshold or 0.4
+            gallery = gallery or LiveGallery(config.gallery.path, model_id(spec))
+        self._gallery = gallery
+        self._cameras = {
+            camera.name: CameraState(camera, Tracker(config.tracking, self._detect_threshold))
+            for camera in config.cameras
+        }
+
+    def process(self, frames: Sequence[Frame]) -> list[Event]:
+        """The events of one batch: at most one frame a camera, each later than the camera's last."""
+        watch = StageWatch()
+        self._enrolled = self._gallery.snapshot() if self._gallery else EMPTY_SNAPSHOT
+        detections = self._detect(frames)
+        watch.lap("detect")
+        sightings, events = self._track(frames, detections)
+        watch.lap("track")
+        looks = self._look(sightings)
+        watch.lap("landmarks")
+        self._embed(looks)
+        watch.lap("embed")
+        self._classify(looks)
+        watch.lap("attributes")
+        identities = self._identify(frames, looks)
+        return events + self._tell(frames, looks, identities, watch)
+
+    def close_camera(self, camera: str) -> list[Event]:
+        """Ends a camera's tracks; their numbers are not given again."""
+        state = self._cameras[camera]
+        state.dropped = 0
+        return self._end(state, state.tracker.close())
+
+    def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
+        found = detect(
+            self._engines.detector,
+            [frame.image for frame in frames],
+            min_score=self._detect_threshold * FAINT_SHARE,
+        )
+        limits = [self._cameras[frame.camera].config.min_face_px for frame in frames]
+        return [_large_enough(each, limit) for each, limit in zip(found, limits, strict=True)]
+
+    def _track(
+        self, frames: Sequence[Frame], detections: Sequence[Detections]
+    ) -> tuple[list[Sighting], list[Event]]:
+        """Who is seen where, and the events of the tracks that ended."""
+        sightings: list[Sighting] = []
+        events: list[Event] = []
+        for frame, found in zip(frames, detections, strict=True):
+            state = self._cameras[frame.camera]
+            colours = appearances(frame.image, found.boxes_xyxy)
+            tracked = state.tracker.update(found, colours, frame.time_ns)
+            events += self._end(state, tracked.ended)
+            for track, box, score in zip(tracked.tracks, found.boxes_xyxy, found.scores, strict=True):
+                if track is not None:
+                    sightings.append(Sighting(frame, self._person(state, track, frame), box, float(score)))
+        return sightings, events
+
+    def _person(self, state: CameraState, track: Track, frame: Frame) -> Followed:
+        if track.number not in state.people:
+            since = timedelta(microseconds=(frame.time_ns - track.first_ns) // 1000)
+            state.people[track.number] = Followed(
+                track=track.number,
+                started_at=frame.captured_at - since,
+                vote=self._new_vote() if self._names(state) else None,
+                attributes=self._new_means() if self._judges(state) else None,
+            )
+        return state.people[track.number]
+
+    def _names(self, state: CameraState) -> bool:
+        return state.config.identity and self._engines.embedder is not None
+
+    def _judges(self, state: CameraState) -> bool:
+        wanted = state.config.age or state.config.gender or state.config.emotion
+        return wanted and self._engines.attributes is not None
+
+    def _new_vote(self) -> IdentityVote:
+        return IdentityVote(self._config.identity, self._threshold)
+
+    def _new_means(self) -> AttributeMeans:
+        return AttributeMeans(self._config.attributes.smoothing_s)
+
+    def _look(self, sightings: Sequence[Sighting]) -> list[Look]:
+        """Landmarks, the aligned crop and the quality of every face."""
+        if not sightings:
+            return []
+        boxes = np.stack([sighting.box_xyxy for sighting in sightings])
+        images = [sighting.frame.image for sighting in sightings]
+        points, _ = find_landmarks(self._engines.landmarks, images, boxes)
+        looks = [self._look_at(sighting, five) for sighting, five in zip(sightings, points, strict=True)]
+        for look in looks:
+            look.person.see(look)
+        return looks
+
+    def _look_at(self, sighting: Sighting, landmarks: Floats) -> Look:
+        image = sighting.frame.image
+        crop = recognition_crop(image, landmarks)
+        size = (image.shape[1], image.shape[0])
+        box, score = sighting.box_xyxy, sighting.score
+        quality = assess(box, score, landmarks, crop, size, self._config.quality)
+        return Look(
+            frame=sighting.frame,
+            person=sighting.person,
+            box_xyxy=box,
+            score=score,
+            landmarks=landmarks,
+            aligned_crop=crop,
+            quality=quality,
+            weight=weight(quality, landmarks, score),
+        )
+
+    def _embed(self, looks: Sequence[Look]) -> None:
+        """Embeds the usable faces that are due."""
+        due = [look for look in looks if look.quality.usable and self._is_embedding_due(look)]
+        if not due or self._engines.embedder is None:
+            return
+        embeddings = embed(self._engines.embedder, np.stack([look.aligned_crop for look in due]))
+        for look, embedding in zip(due, embeddings, strict=True):
+            person = look.person
+            person.embedded.note(look)
+            if person.vote is not None and person.vote.add(embedding, look.weight) and person.attributes:
+                person.attributes = self._new_means()
+
+    def _is_embedding_due(self, look: Look) -> bool:
+        vote = look.person.vote
+        if vote is None or not (self._config.publish.embeddings or self._enrolled.names):
+            return False
+        hurry = 1 if vote.is_decided else HURRY
+        interval_s = self._config.identity.interval_s / hurry
+        rules = self._config.attributes
+        return self._every_frame or look.person.embedded.is_due(
+            look, interval_s, rules.quality_gain, rules.growth
+        )
+
+    def _classify(self, looks: Sequence[Look]) -> None:
+        """Reads age, gender and emotion of the usable faces that are due."""
+        due = [look for look in looks if look.quality.usable and self._is_classifying_due(look)]
+        if not due or self._engines.attributes is None:
+            return
+        crops = [attribute_crop(look.frame.image, look.landmarks) for look in due]
+        scores = classify(self._engines.attributes, np.stack(crops))
+        for i, look in enumerate(due):
+            look.person.classified.note(look)
+            if look.person.attributes is not None:
+                age, female = float(scores.age_years[i]), float(scores.female[i])
+                look.person.attributes.add(age, female, scores.emotion[i], look.weight, look.frame.time_ns)
+
+    def _is_classifying_due(self, look: Look) -> bool:
+        if look.person.attributes is None:
+            return False
+        rules = self._config.attributes
+        return self._every_frame or look.person.classified.is_due(
+            look, rules.interval_s, rules.quality_gain, rules.growth
+        )
+
+    def _identify(self, frames: Sequence[Frame], looks: Sequence[Look]) -> dict[int, Identity]:
+        """Who is in each look, by its id(); in one frame nobody is in two places."""
+        settled: dict[int, Identity] = {}
+        for frame in frames:
+            here = [(look, look.person.vote) for look in looks if look.frame is frame]
+            voted = [(look, vote.decide(self._enrolled)) for look, vote in here if vote is not None]
+            unique = without_doubles([identity for _, identity in voted])
+            settled |= {id(look): identity for (look, _), identity in zip(voted, unique, strict=True)}
+        return settled
+
+    def _tell(
+        self,
+        frames: Sequence[Frame],
+        looks: Sequence[Look],
+        identities: dict[int, Identity],
+        watch: StageWatch,
+    ) -> list[Event]:
+        events: list[Event] = []
+        for frame in frames:
+            state = self._cameras[frame.camera]
+            state.dropped += frame.dropped
+            here = [look for look in looks if look.frame is frame]
+            for look in here:
+                events += track_events(look, identities.get(id(look)), state.config)
+            if here or self._config.publish.empty_frames:
+                latency_ms = watch.latency_ms(frame.monotonic_ns)
+                told = [identities.get(id(look)) for look in here]
+                publish = self._config.publish
+                events.append(faces_event(frame, state.config, here, told, state.dropped, latency_ms, publish))
+                state.dropped = 0
+        return events
+
+    def _end(self, state: CameraState, tracks: Sequence[Track]) -> list[Event]:
+        people = [state.people.pop(track.number, None) for track in tracks]
+        return [ended_event(person, state.config) for person in people if person is not None]
+
+
+def _large_enough(found: Detections, min_face_px: float) -> Detections:
+    sides = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).max(1, initial=0)
+    large = sides >= min_face_px
+    return Detections(found.boxes_xyxy[large], found.scores[large])

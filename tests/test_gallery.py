@@ -1,0 +1,198 @@
+import sqlite3
+import stat
+import threading
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from daemon.gallery import EnrolledLook, Gallery
+from daemon.live_gallery import LiveGallery
+from engines.errors import MienError, UsageError
+
+MODEL = "embedder@0123456789ab"
+
+
+def unit(*values):
+    vector = np.array(values, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def look(*values, image="a.jpg", model=MODEL):
+    return EnrolledLook(model, unit(*values), image, f"hash of {image}", 40.0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "people" / "gallery.sqlite"
+
+
+def test_who_is_enrolled_is_still_there_when_opened_again(path):
+    with Gallery(path) as gallery:
+        assert 2 == gallery.enrol("Ann", [look(1, 0), look(1, 1, image="b.jpg")])
+
+    with Gallery(path) as gallery:
+        (person,) = gallery.people()
+        looks = gallery.looks("Ann")
+    assert ("Ann", 2, (MODEL,)) == (person.name, person.num_looks, person.models)
+    assert ["a.jpg", "b.jpg"] == [each.image for each in looks]
+    np.testing.assert_array_equal(unit(1, 1), looks[1].embedding)
+
+
+def test_only_the_owner_may_read_the_file_and_its_journal(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+        modes = {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+
+    assert {0o600} == modes
+
+
+def test_the_same_image_is_not_enrolled_twice(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+
+        assert 0 == gallery.enrol("Ann", [look(1, 0)])
+        assert 1 == gallery.people()[0].num_looks
+
+
+def test_who_is_removed_leaves_no_trace_in_the_file(path):
+    secret = look(0.123, 0.456, 0.789, image="secret.jpg")
+    with Gallery(path) as gallery:
+        gallery.enrol("Annabel", [secret])
+        gallery.enrol("Bob", [look(1, 0, 0)])
+        gallery.remove("Annabel")
+        left = b"".join(each.read_bytes() for each in path.parent.iterdir())
+
+    assert b"Bob" in left
+    assert all(trace not in left for trace in (b"Annabel", b"secret.jpg", secret.embedding.tobytes()))
+
+
+def test_removing_a_stranger_names_who_is_there(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+
+        with pytest.raises(MienError, match="nobody is called 'Bob'; enrolled are: Ann"):
+            gallery.remove("Bob")
+
+
+def test_a_failed_enrolment_leaves_nothing_behind(path):
+    class Broken:
+        def __getattr__(self, name):
+            raise RuntimeError
+
+    with Gallery(path) as gallery:
+        with pytest.raises(RuntimeError):
+            gallery.enrol("Ann", [look(1, 0), Broken()])
+
+        assert [] == gallery.people()
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101])
+def test_a_name_must_be_one(path, name):
+    with Gallery(path) as gallery, pytest.raises(UsageError, match="is no name"):
+        gallery.enrol(name, [look(1, 0)])
+
+
+def test_similarity_is_to_the_nearest_look_or_the_mean(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0, 0), look(0, 1, 0, image="b.jpg")])
+        gallery.enrol("Bob", [look(0, 0, 1)])
+        snapshot = gallery.snapshot(MODEL)
+
+    similarities = snapshot.similarities(np.stack((unit(1, 0, 0), unit(1, 1, 0), unit(0, 0, 1))))
+
+    assert ("Ann", "Bob") == snapshot.names
+    np.testing.assert_allclose([[1, 0], [1, 0], [0, 1]], similarities, atol=1e-6)
+
+
+def test_embeddings_of_another_embedder_are_refused_in_words(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0, model="other@1")])
+
+        with pytest.raises(MienError, match=r"Ann enrolled with the embedder other@1, and .* enrol them again"):
+            gallery.snapshot(MODEL)
+
+
+def test_a_file_that_is_no_sqlite_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("these are notes, long enough to be looked at as the header of a database file" * 3)
+
+    with pytest.raises(MienError, match=r"notes.txt: not a gallery \(no SQLite file\)"):
+        Gallery(path)
+    assert path.read_text().startswith("these are notes")
+
+
+def test_the_database_of_another_program_is_refused(tmp_path):
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    connection.close()
+
+    with pytest.raises(MienError, match="belongs to another program"):
+        Gallery(path)
+
+
+def test_a_gallery_of_a_newer_version_is_refused(path):
+    Gallery(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    connection.close()
+
+    with pytest.raises(MienError, match=r"newer Mien \(gallery version 9\)"):
+        Gallery(path)
+
+
+def test_a_path_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(MienError, match="cannot be opened"):
+        Gallery(tmp_path / "file" / "gallery.sqlite")
+
+
+def test_the_pipelines_view_follows_what_others_change(path):
+    live = LiveGallery(path, MODEL)
+    assert () == live.snapshot().names
+
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+        first = live.snapshot()
+        assert live.snapshot() is first
+        gallery.enrol("Bob", [look(0, 1)])
+        assert (("Ann",), ("Ann", "Bob")) == (first.names, live.snapshot().names)
+        gallery.remove("Ann")
+        assert ("Bob",) == live.snapshot().names
+
+    path.unlink()
+    assert () == live.snapshot().names
+    live.close()
+
+
+def test_a_change_that_cannot_be_used_keeps_the_people_of_before(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+        live = LiveGallery(path, MODEL)
+        gallery.enrol("Bob", [look(1, 0, model="other@1")])
+        with capture_logs() as logs:
+            names = live.snapshot().names
+        live.close()
+
+    assert ("Ann",) == names
+    assert ["gallery_not_read"] == [each["event"] for each in logs]
+
+
+def test_two_may_enrol_at_the_same_time(path):
+    Gallery(path).close()
+
+    def enrol(name):
+        with Gallery(path) as gallery:
+            for index in range(10):
+                gallery.enrol(name, [look(1, index, image=f"{index}.jpg")])
+
+    threads = [threading.Thread(target=enrol, args=(name,)) for name in ("Ann", "Bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    with Gallery(path) as gallery:
+        assert [10, 10] == [person.num_looks for person in gallery.people()]

@@ -1,0 +1,112 @@
+"""From a recipe's name to a checkpoint: options, training, default threshold, spec and card."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engines.checkpoint import CARD_FILE, save_checkpoint
+from engines.spec import EMOTIONS, ModelSpec
+from trainers import attributes, detector, landmarks, recognition
+from trainers.options import override
+
+FIGURES_START, FIGURES_END = "<!-- figures -->", "<!-- /figures -->"
+MODEL_OF = {"detector": "detector", "landmarks": "landmarks", "recognition": "embedder", "attributes": "attributes"}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "detector": detector.DetectorConfig,
+    "landmarks": landmarks.LandmarksConfig,
+    "recognition": recognition.RecognitionConfig,
+    "attributes": attributes.AttributesConfig,
+}
+TRAIN: dict[str, Callable[[Any], nn.Module]] = {
+    "detector": detector.train,
+    "landmarks": landmarks.train,
+    "recognition": recognition.train,
+    "attributes": attributes.train,
+}
+ABOUT = {
+    "detector": (
+        "Finds faces: anchor-free, strides 8, 16 and 32, residual backbone (FCOS; generalised focal loss; GIoU).",
+        "3,273 public scenes: human boxes (mask photos), boxes by SCRFD-2.5G and YuNet-n as teachers. Every seventh "
+        "scene is held out, and what nearly repeats one.",
+    ),
+    "landmarks": (
+        "Finds two eyes, the nose and two mouth corners: stacked hourglass, two stacks (Newell et al. 2016).",
+        "MTFL/MTCNN landmark set, human labels: 10,000 faces for training, 3,466 held out.",
+    ),
+    "embedder": (
+        "Turns an aligned face into 192 numbers whose cosine tells whether two faces are one person.",
+        "CelebA faces (identities and distillation), MTFL without LFW's people, UTKFace's training part and ExpW "
+        "(distillation only), from a MobileFaceNet teacher (MIT-licensed package). LFW and the CelebA identities "
+        "whose number ends in 7 are held out; identities that the teacher takes for LFW people are left out.",
+    ),
+    "attributes": (
+        "Reads age, gender (as annotated: female or male) and eight emotions from an aligned face.",
+        "UTKFace (age, gender), FER+ votes, AffectNet-derived masked faces and ExpW (emotion). The trunk starts "
+        "from the embedder's. UTKFace's label noise is about 1 %.",
+    ),
+}
+LICENCE = (
+    "The data are for research and non-commercial use; so are these weights. For a commercial purpose, train on "
+    "data of your own. The code is Apache-2.0."
+)
+
+
+def make_config(recipe: str, settings: Sequence[str]) -> Any:
+    return override(CONFIGS[recipe](), settings)
+
+
+def train_recipe(recipe: str, settings: Sequence[str]) -> Path:
+    """Train, choose the default threshold, and write RUN/MODEL as a checkpoint; returns its folder."""
+    config = make_config(recipe, settings)
+    network = TRAIN[recipe](config)
+    return finish(recipe, config, network)
+
+
+def finish(recipe: str, config: Any, network: nn.Module) -> Path:
+    """Write the checkpoint of a trained network; a default threshold is chosen on data that training may see."""
+    folder = Path(config.run) / MODEL_OF[recipe]
+    spec = spec_of(recipe, config)
+    save_checkpoint(folder, network, spec, card_text(recipe))
+    if recipe in ("detector", "recognition"):
+        from trainers.evaluation import choose_threshold
+
+        threshold = choose_threshold(recipe, config, folder.parent)
+        save_checkpoint(folder, network, dataclasses.replace(spec, threshold=threshold), card_text(recipe))
+    return folder
+
+
+def spec_of(recipe: str, config: Any) -> ModelSpec:
+    if recipe == "detector":
+        args = {"width": config.width, "neck": config.neck}
+        return ModelSpec("detector", "detector", "Detector", args, (640, 384), ("scores", "sides"), threshold=0.5)
+    if recipe == "landmarks":
+        args = {"stacks": config.stacks, "channels": config.channels}
+        return ModelSpec("landmarks", "landmarks", "StackedHourglass", args, (128, 128), ("heatmaps",))
+    if recipe == "recognition":
+        args = {"embedding_size": config.embedding_size}
+        return ModelSpec("embedder", "embedder", "FaceResNet", args, (112, 112), ("embedding",), threshold=0.5)
+    outputs = ("age_years", "female", "emotion")
+    return ModelSpec("attributes", "attributes", "AttributesNet", {}, (112, 112), outputs, labels=EMOTIONS)
+
+
+def card_text(recipe: str) -> str:
+    what, data = ABOUT[MODEL_OF[recipe]]
+    return (
+        f"# {MODEL_OF[recipe]}\n\n{what}\n\n## Data\n\n{data}\n\n## Licence\n\n{LICENCE}\n\n"
+        f"## Figures\n\n{FIGURES_START}\nNot measured yet: `mien evaluate {recipe}`.\n{FIGURES_END}\n\n"
+        f"## Made by\n\n`mien train {recipe} data=FOLDER`\n"
+    )
+
+
+def put_into_card(checkpoint: Path, recipe: str, figures: dict[str, str]) -> None:
+    """Replace the card's figures, with the command that measures them."""
+    path = checkpoint / CARD_FILE
+    text = path.read_text(encoding="utf-8") if path.is_file() else card_text(recipe)
+    head, _, rest = text.partition(FIGURES_START)
+    _, _, tail = rest.partition(FIGURES_END)
+    rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
+    table = f"Measured by `mien evaluate {recipe} data=FOLDER`:\n\n| figure | value |\n|---|---|\n{rows}\n"
+    path.write_text(f"{head}{FIGURES_START}\n{table}{FIGURES_END}{tail}", encoding="utf-8")
