@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -135,7 +135,7 @@ def _font() -> cv2.FontFace:
     return cv2.FontFace("sans")
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _text_width(text: str, size: int) -> int:
     _, _, width, _ = cv2.getTextSize((10_000, 10_000), text, (0, 0), _font(), size, FONT_WEIGHT)
     return int(width) + 4

@@ -36,6 +36,7 @@ def save_checkpoint(folder: Path, network: nn.Module, spec: ModelSpec, card: str
     half = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     half = {k: v.detach().cpu().contiguous() for k, v in half.items()}
     save_file(half, folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private; a service of another user reads it
     spec = replace(spec, weights_sha256=file_sha256(folder / WEIGHTS_FILE))
     (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")

@@ -1,7 +1,7 @@
 """ModelSpec: what a network is and how it is fed, saved beside its weights."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ class ModelSpec:
     def load(cls, path: Path) -> "ModelSpec":
         """Raises MienError naming the file when it is missing, not JSON, or does not fit."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            return cls(**fields)
         except FileNotFoundError:
             raise MienError(f"{path}: missing; a checkpoint is weights.safetensors + spec.json + card.md") from None
         except (ValueError, TypeError) as error:

@@ -70,7 +70,7 @@ def _decode(
     reach = sides[chosen] * strides[chosen, None]
     boxes = np.concatenate((centres[chosen] - reach[:, :2], centres[chosen] + reach[:, 2:]), 1) / scale
     height, width = image.shape[:2]
-    boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
     keep = nms(boxes, scores[chosen])
     return Detections(boxes[keep], scores[chosen][keep].astype(np.float32))
 

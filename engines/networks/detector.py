@@ -25,7 +25,8 @@ class Context(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         near = self.reduce(x)  # (B, C/2, H, W)
         mid = self.pool(near)
-        return self.merge(torch.cat((near, mid, self.pool(mid)), 1))  # (B, C, H, W)
+        out: Tensor = self.merge(torch.cat((near, mid, self.pool(mid)), 1))  # (B, C, H, W)
+        return out
 
 
 class Head(nn.Module):
@@ -36,8 +37,9 @@ class Head(nn.Module):
         self.tower = nn.Sequential(conv_bn_relu(channels, channels), conv_bn_relu(channels, channels))
         self.score = nn.Conv2d(channels, 1, 1)
         self.sides = nn.Conv2d(channels, 4, 1)
-        nn.init.constant_(self.score.bias, _PRIOR_LOGIT)
-        nn.init.constant_(self.sides.bias, 1.0)
+        for layer, start in ((self.score, _PRIOR_LOGIT), (self.sides, 1.0)):
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, start)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.tower(x)

@@ -23,8 +23,8 @@ class FaceTrunk(nn.Sequential):
             if i:
                 layers.append(conv_bn_relu(widths[i - 1], width, stride=2))
             layers += [BasicBlock(width) for _ in range(blocks)]
-        pool = conv_bn(widths[-1], widths[-1], 7, groups=widths[-1])
-        pool[0].padding = (0, 0)  # a weight for every place of the face (Chen et al. 2018, sec. 3.1)
+        # A weight for every place of the face (Chen et al. 2018, sec. 3.1).
+        pool = conv_bn(widths[-1], widths[-1], 7, groups=widths[-1], padding=0)
         super().__init__(*layers, pool, nn.Flatten())
 
 
@@ -39,7 +39,8 @@ class FaceResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.trunk(x))  # (B, D)
+        embedding: Tensor = self.project(self.trunk(x))  # (B, D)
+        return embedding
 
 
 def _conv_bn_prelu(
@@ -62,7 +63,8 @@ class InvertedResidual(nn.Module):
         self.keeps_shape = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.keeps_shape else self.body(x)
+        out: Tensor = self.body(x)
+        return x + out if self.keeps_shape else out
 
 
 class MobileFaceNet(nn.Module):
@@ -85,12 +87,12 @@ class MobileFaceNet(nn.Module):
                 channels = out_channels
         layers.append(_conv_bn_prelu(channels, 512, 1))
         self.trunk = nn.Sequential(*layers)  # (B, 512, 7, 7)
-        self.pool = conv_bn(512, 512, 7, groups=512)
-        self.pool[0].padding = (0, 0)  # global depthwise convolution: a weight for every place of the face
+        self.pool = conv_bn(512, 512, 7, groups=512, padding=0)
         self.project = nn.Sequential(nn.Flatten(), nn.Linear(512, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.pool(self.trunk(x)))  # (B, D)
+        embedding: Tensor = self.project(self.pool(self.trunk(x)))  # (B, D)
+        return embedding
 
 
 class IResBlock(nn.Module):
@@ -107,7 +109,8 @@ class IResBlock(nn.Module):
         self.shortcut = nn.Identity() if same else conv_bn(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.body(x)
+        out: Tensor = self.shortcut(x) + self.body(x)
+        return out
 
 
 class IResNet(nn.Module):
@@ -133,4 +136,5 @@ class IResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.trunk(x))  # (B, D)
+        embedding: Tensor = self.project(self.trunk(x))  # (B, D)
+        return embedding

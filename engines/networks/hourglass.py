@@ -22,7 +22,8 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.inner(self.down(F.max_pool2d(x, 2)))  # (B, C, H/2, W/2)
-        return self.skip(x) + F.interpolate(self.up(low), scale_factor=2.0)
+        out: Tensor = self.skip(x) + F.interpolate(self.up(low), scale_factor=2.0)
+        return out
 
 
 class StackedHourglass(nn.Module):

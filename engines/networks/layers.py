@@ -7,11 +7,17 @@ from torch import Tensor, nn
 
 
 def conv_bn(
-    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    padding: int | None = None,
 ) -> nn.Sequential:
-    """Convolution without bias, then batch normalisation; "same" padding."""
+    """Convolution without bias, then batch normalisation; "same" padding unless another is given."""
+    padding = kernel // 2 if padding is None else padding
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
     )
 
@@ -34,7 +40,8 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(x + self.second(self.first(x)))  # (B, C, H, W)
+        out: Tensor = self.relu(x + self.second(self.first(x)))  # (B, C, H, W)
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -58,4 +65,5 @@ class Bottleneck(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.body(x)  # (B, out_channels, H, W)
+        out: Tensor = self.shortcut(x) + self.body(x)  # (B, out_channels, H, W)
+        return out
