@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from daemon.attributes import AttributeFields
 from daemon.config import CameraConfig, PublishConfig
@@ -82,7 +84,12 @@ def _embedding(person: Followed) -> tuple[float, ...] | None | UnsetType:
     if person.vote is None:
         return UNSET
     vector = person.vote.embedding
-    return None if vector is None else tuple(round(float(value), EMBEDDING_DIGITS) for value in vector)
+    return None if vector is None else embedding_record(vector)
+
+
+def embedding_record(vector: NDArray[np.float32]) -> tuple[float, ...]:
+    """An embedding (D,) as the contract has it."""
+    return tuple(round(float(value), EMBEDDING_DIGITS) + 0.0 for value in vector)
 
 
 def _attributes_age_ms(look: Look) -> float | None | UnsetType:

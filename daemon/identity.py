@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from daemon.config import IdentityConfig
 from daemon.gallery import GallerySnapshot
 from daemon.records import Identity, round_score
+from engines.spec import ModelSpec
 
 Floats = NDArray[np.float32]
+
+DEFAULT_THRESHOLD = 0.4
+"""For an embedder whose spec names none."""
 
 STAY = 0.05
 """How far a name, once given, may fall below the threshold before it is taken back."""
@@ -28,6 +32,13 @@ STRANGE_SHARE = 0.5
 
 NUM_STRANGE = 3
 """After so many strange looks in a row the track has gone over to another person."""
+
+
+def threshold_of(settings: IdentityConfig, spec: ModelSpec) -> float:
+    """The cosine from which two faces are one person: the configured one, or the embedder's own."""
+    if settings.threshold is not None:
+        return settings.threshold
+    return DEFAULT_THRESHOLD if spec.threshold is None else spec.threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,7 @@ class IdentityVote:
         self._looks: deque[tuple[Floats, float]] = deque(maxlen=settings.max_votes)
         self._num_strange = 0
         self._judged_for: GallerySnapshot | None = None
-        self.result = _undecided(threshold)
+        self.result = undecided(threshold)
 
     @property
     def embedding(self) -> Floats | None:
@@ -101,7 +112,7 @@ class IdentityVote:
         self._looks.clear()
         self._looks.extend(kept)
         self._num_strange = 0
-        self.result = _undecided(self._threshold)
+        self.result = undecided(self._threshold)
         return True
 
     def decide(self, snapshot: GallerySnapshot) -> Identity:
@@ -113,7 +124,7 @@ class IdentityVote:
             found = match(snapshot, self._mean()) if snapshot.names else Match(None, None, None)
             self.result = judged(found, self._threshold, self._settings.min_margin, self.result.name)
         else:
-            self.result = _undecided(self._threshold)
+            self.result = undecided(self._threshold)
         return self.result
 
     def _is_strange(self, embedding: Floats) -> bool:
@@ -147,5 +158,6 @@ def without_doubles(identities: Sequence[Identity]) -> list[Identity]:
     return settled
 
 
-def _undecided(threshold: float) -> Identity:
+def undecided(threshold: float) -> Identity:
+    """Nothing is known yet."""
     return Identity(name=None, status="undecided", similarity=None, margin=None, threshold=round_score(threshold))

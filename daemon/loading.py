@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
-from engines.runtime import Engine, FaceEngines, load_engine, load_face_engines
 
 from daemon.config import CameraConfig, Config
 from daemon.pipeline import FacePipeline
 from daemon.pipelines import LoadedPipeline, PipelinesByCamera
+from engines.runtime import Engine, FaceEngines, load_engine, load_face_engines
 
 log = structlog.get_logger(__name__)
 
 
-def load_pipeline(config: Config) -> LoadedPipeline:
+def load_pipeline(config: Config, *, every_frame: bool = False) -> LoadedPipeline:
     """The pipeline of all enabled cameras; engines that are missing are built first.
 
     Raises MienError where an engine cannot be had or the gallery cannot be read.
@@ -23,9 +23,11 @@ def load_pipeline(config: Config) -> LoadedPipeline:
     cameras = [camera for camera in config.cameras if camera.enabled]
     sizes = list(dict.fromkeys(camera.detector_size for camera in cameras))
     shared = _engines(config, cameras, sizes[0])
-    pipelines = {sizes[0]: FacePipeline(shared, config)}
+    pipelines = {sizes[0]: FacePipeline(shared, config, every_frame=every_frame)}
     for size in sizes[1:]:
-        pipelines[size] = FacePipeline(replace(shared, detector=_detector(config, size)), config)
+        pipelines[size] = FacePipeline(
+            replace(shared, detector=_detector(config, size)), config, every_frame=every_frame
+        )
     by_camera = {camera.name: pipelines[camera.detector_size] for camera in cameras}
     return LoadedPipeline(PipelinesByCamera(by_camera), _backends(shared))
 

@@ -15,7 +15,7 @@ from daemon.config import CameraConfig, Config
 from daemon.face_events import ended_event, faces_event, track_events
 from daemon.followed import HURRY, Followed, Look
 from daemon.gallery import EMPTY_SNAPSHOT, model_id
-from daemon.identity import IdentityVote, without_doubles
+from daemon.identity import IdentityVote, threshold_of, without_doubles
 from daemon.live_gallery import GallerySource, LiveGallery
 from daemon.quality import assess, weight
 from daemon.records import Event, Frame, Identity
@@ -74,8 +74,7 @@ class FacePipeline:
         self._enrolled = EMPTY_SNAPSHOT
         if engines.embedder is not None:
             spec = engines.embedder.spec
-            chosen = config.identity.threshold
-            self._threshold = chosen if chosen is not None else spec.threshold or 0.4
+            self._threshold = threshold_of(config.identity, spec)
             gallery = gallery or LiveGallery(config.gallery.path, model_id(spec))
         self._gallery = gallery
         self._cameras = {

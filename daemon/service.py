@@ -109,7 +109,8 @@ class Service:
                     camera=change.camera, state=change.state, reason=change.reason, since=change.since
                 )
             )
-            write = log.warning if change.state in ("stalled", "reconnecting", "offline") else log.info
+            lost = change.state in ("stalled", "reconnecting", "offline") and not self._stop.is_set()
+            write = log.warning if lost else log.info
             write("camera_" + change.state, camera=change.camera, reason=change.reason)
 
     def _keep_time(self) -> None:

@@ -39,9 +39,8 @@ def warp(image: Image, matrix: Floats, size: tuple[int, int]) -> Image:
 
 def _shrink_to_half(image: Image, matrix: Floats, size: tuple[int, int], scale: float) -> tuple[Image, Floats]:
     """Area-average the part of the image that the crop shows, so that the warp left over is about 1/2."""
-    corners = transform_points(
-        np.array([[0, 0], [size[0], 0], [0, size[1]], size], np.float32), cv2.invertAffineTransform(matrix)
-    )
+    back = cv2.invertAffineTransform(matrix).astype(np.float32)
+    corners = transform_points(np.array([[0, 0], [size[0], 0], [0, size[1]], size], np.float32), back)
     height, width = image.shape[:2]
     x1, y1 = (int(v) for v in np.clip(np.floor(corners.min(0)) - 2, 0, [width - 1, height - 1]))
     x2, y2 = (int(v) for v in np.clip(np.ceil(corners.max(0)) + 3, [x1 + 1, y1 + 1], [width, height]))
@@ -49,8 +48,8 @@ def _shrink_to_half(image: Image, matrix: Floats, size: tuple[int, int], scale: 
     small_size = (max(1, round((x2 - x1) * 2 * scale)), max(1, round((y2 - y1) * 2 * scale)))
     small = cv2.resize(part, small_size, interpolation=cv2.INTER_AREA)
     fx, fy = (x2 - x1) / small_size[0], (y2 - y1) / small_size[1]
-    back = np.array([[fx, 0, x1 + fx / 2 - 0.5], [0, fy, y1 + fy / 2 - 0.5], [0, 0, 1]])
-    return small.astype(np.uint8, copy=False), (matrix @ back).astype(np.float32)
+    enlarge = np.array([[fx, 0, x1 + fx / 2 - 0.5], [0, fy, y1 + fy / 2 - 0.5], [0, 0, 1]])
+    return small.astype(np.uint8, copy=False), (matrix @ enlarge).astype(np.float32)
 
 
 def transform_points(points: Floats, matrix: Floats) -> Floats:
@@ -127,11 +126,13 @@ def heatmaps_to_points(heatmaps: Floats, stride: int = 4) -> tuple[Floats, Float
 
     def log_at(dy: int, dx: int) -> NDArray[np.float64]:
         values = heatmaps[rows, cols, np.clip(y + dy, 0, h - 1), np.clip(x + dx, 0, w - 1)]
-        return np.log(np.maximum(values, 1e-3)).astype(np.float64)
+        logs: NDArray[np.float64] = np.log(np.maximum(values, 1e-3)).astype(np.float64)
+        return logs
 
     def offset(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
         curvature = 2 * log_at(0, 0) - before - after
-        return np.clip(0.5 * (after - before) / np.maximum(curvature, 1e-3), -0.5, 0.5)
+        step: NDArray[np.float64] = np.clip(0.5 * (after - before) / np.maximum(curvature, 1e-3), -0.5, 0.5)
+        return step
 
     fx = x + offset(log_at(0, -1), log_at(0, 1))
     fy = y + offset(log_at(-1, 0), log_at(1, 0))
@@ -176,7 +177,8 @@ def iou_matrix(a: Floats, b: Floats) -> Floats:
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
     overlap = np.clip(bottom_right - top_left, 0, None).prod(2)
     area_a, area_b = (np.clip(v[:, 2:] - v[:, :2], 0, None).prod(1) for v in (a, b))
-    return (overlap / np.maximum(area_a[:, None] + area_b[None] - overlap, 1e-9)).astype(np.float32)
+    iou: Floats = (overlap / np.maximum(area_a[:, None] + area_b[None] - overlap, 1e-9)).astype(np.float32)
+    return iou
 
 
 def nms(boxes_xyxy: Floats, scores: Floats, max_iou: float = 0.4) -> NDArray[np.int64]:

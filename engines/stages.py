@@ -68,9 +68,9 @@ def _decode(
     chosen = np.flatnonzero(scores >= threshold)
     centres, strides = location_centres(size, STRIDES)
     reach = sides[chosen] * strides[chosen, None]
-    boxes = np.concatenate((centres[chosen] - reach[:, :2], centres[chosen] + reach[:, 2:]), 1) / scale
+    corners = np.concatenate((centres[chosen] - reach[:, :2], centres[chosen] + reach[:, 2:]), 1) / scale
     height, width = image.shape[:2]
-    boxes = np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
+    boxes: Floats = np.clip(corners, 0, np.array([width, height, width, height])).astype(np.float32)
     keep = nms(boxes, scores[chosen])
     return Detections(boxes[keep], scores[chosen][keep].astype(np.float32))
 

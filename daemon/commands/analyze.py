@@ -1,0 +1,48 @@
+"""`mien analyze`: the faces of stills, as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def analyze(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="A line an image instead of one document.")] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Add each face's embedding.")] = False,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The detector's score from which a face counts.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="The gallery of enrolled people.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
+) -> None:
+    """Find and read the faces of images; one that cannot be read is reported in its entry."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from daemon.analyze import Analyst, write_analysis
+    from daemon.gallery import model_id
+    from daemon.images import expand_images
+    from daemon.live_gallery import LiveGallery
+    from daemon.settings import effective
+    from daemon.stills import load_still_engines
+
+    settings = effective(config, {"gallery": {"path": gallery}, "engines": {"backend": backend}})
+    images = list(expand_images(paths))
+    console = Console(stderr=True)
+    engines = load_still_engines(settings, progress=console.print)
+    assert engines.embedder is not None
+    people = LiveGallery(settings.gallery.path, model_id(engines.embedder.spec)).snapshot()
+    analyst = Analyst(engines, settings.quality, settings.identity, people, embeddings, min_score)
+    entries = (analyst.image(path) for path in track(images, "analysing", console=console, transient=True))
+    errors = write_analysis(entries, out, lines=jsonl)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if len(errors) == len(images):
+        raise typer.Exit(1)

@@ -1,0 +1,87 @@
+"""`mien replay`: videos through the whole chain, to events, an annotated video and a summary."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Speed(StrEnum):
+    """How fast frames come."""
+
+    max = "max"
+    realtime = "realtime"
+
+
+def replay(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files, or folders of images.")],
+    out: Annotated[Path | None, typer.Option(help="Write the events here, as JSON lines.")] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Write the annotated video here (.mp4); for several videos, a folder.")
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Publish the events as the daemon does.")] = False,
+    endpoint: Annotated[str | None, typer.Option(help="Where to publish, instead of the config's.")] = None,
+    speed: Annotated[Speed, typer.Option(help="As fast as it goes, or as fast as it was.")] = Speed.max,
+    every_frame: Annotated[
+        bool, typer.Option("--every-frame", help="Name and read every face in every frame, not only when due.")
+    ] = False,
+    empty_frames: Annotated[
+        bool, typer.Option("--empty-frames", help="Tell of frames without a face, too.")
+    ] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Put embeddings into the events.")] = False,
+    start_time: Annotated[
+        str | None, typer.Option(help="When the first frame was taken, RFC 3339; by default 1970-01-01T00:00:00Z.")
+    ] = None,
+    detector_size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Width and height the detector works at.")
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="The gallery of enrolled people.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
+) -> None:
+    """Replay videos frame by frame: who was seen, from when to when."""
+    from functools import partial
+
+    from rich.console import Console
+
+    from daemon.loading import load_pipeline
+    from daemon.replay import replay_cameras
+    from daemon.replay_job import ReplayJob, parsed_start
+    from daemon.replay_summary import speed_line, summary_table
+    from daemon.settings import camera_template, effective
+    from daemon.telemetry import configure_logging
+
+    changes = {
+        "gallery": {"path": gallery},
+        "engines": {"backend": backend},
+        "publish": {
+            "endpoint": endpoint,
+            "embeddings": embeddings or None,
+            "empty_frames": empty_frames or None,
+        },
+    }
+    settings = effective(config, changes)
+    configure_logging(settings.log)
+    template = camera_template(detector_size=detector_size, speed=speed.value)
+    cameras = tuple(replay_cameras(videos, template))
+    start = parsed_start(start_time)
+    job = ReplayJob(
+        config=settings.model_copy(update={"cameras": cameras}),
+        out=out,
+        annotated=annotate,
+        publish=publish or endpoint is not None,
+        start=start,
+    )
+    results = job.run(partial(load_pipeline, every_frame=every_frame), Console(stderr=True))
+    console = Console()
+    for result in results:
+        console.print(summary_table(result, start))
+        console.print(speed_line(result), highlight=False)
+    for written, path in (("events", out), ("annotated video", annotate)):
+        if path is not None:
+            console.print(f"{written}: {path}", highlight=False, soft_wrap=True)
+    if len(results) < len(videos):
+        raise typer.Exit(1)

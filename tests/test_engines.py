@@ -1,0 +1,234 @@
+"""Checkpoint -> engine: parity, cache, manifest, and what happens when a file is wrong. Small real networks."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from engines.build import PARITY_LIMIT, build_engine, check_parity, parity_batch, verify_engine
+from engines.checkpoint import load_checkpoint, make_network, save_checkpoint
+from engines.deploy import Deployed
+from engines.errors import MienError, UsageError
+from engines.manifest import EngineManifest
+from engines.networks import IResNet, MobileFaceNet
+from engines.runtime import WEIGHTS, cached, load_engine, resolve, why_unusable
+from engines.spec import ModelSpec
+from engines.stages import Detections, detect
+
+SPEC = ModelSpec("landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (64, 64), ("heatmaps",))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "weights" / "landmarks", make_network(SPEC), SPEC, "# a card\n")
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def built(weights, tmp_path):
+    request = resolve("landmarks", "openvino", None, weights, tmp_path / "cache")
+    build_engine(request)
+    return request
+
+
+def pictures(n, size=64):
+    return np.random.default_rng(1).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved_in_half_precision(weights):
+    network, spec = load_checkpoint(weights / "landmarks")
+
+    again, _ = load_checkpoint(weights / "landmarks")
+    assert "StackedHourglass" == spec.network
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(p, p.half().float()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino_and_eager_agree_at_any_batch(weights, built, batch):
+    eager = load_engine("landmarks", backend="eager", weights=weights)
+    compiled = load_engine("landmarks", weights=weights, cache=built.cache)
+
+    want, got = eager(pictures(batch))["heatmaps"], compiled(pictures(batch))["heatmaps"]
+
+    assert (batch, 5, 16, 16) == got.shape
+    assert np.abs(want - got).max() <= PARITY_LIMIT * np.abs(want).max()
+
+
+def test_what_an_engine_returned_is_not_written_over_by_its_next_call(weights, built):
+    engine = load_engine("landmarks", weights=weights, cache=built.cache)
+    first = engine(pictures(1))["heatmaps"]
+    kept = first.copy()
+
+    engine(np.zeros((1, 64, 64, 3), np.uint8))
+
+    np.testing.assert_array_equal(kept, first)
+
+
+def test_a_built_engine_is_taken_from_the_cache(weights, built):
+    told = []
+
+    load_engine("landmarks", weights=weights, cache=built.cache, progress=told.append)
+
+    assert [] == told
+    assert ["landmarks"] == [request.model for request in cached(built.cache, weights)]
+
+
+def test_the_manifest_says_what_the_engine_was_built_from(weights, built):
+    manifest = EngineManifest.load(built.folder)
+
+    assert ModelSpec.load(weights / "landmarks" / "spec.json").weights_sha256 == manifest.weights_sha256
+    assert {"openvino", "torch"} == set(manifest.versions)
+    assert 0 <= manifest.parity["heatmaps"] <= PARITY_LIMIT
+
+
+def test_new_weights_are_built_anew_and_the_reason_is_told(weights, built):
+    torch.manual_seed(1)
+    save_checkpoint(weights / "landmarks", make_network(SPEC), SPEC, "# another\n")
+    told = []
+
+    load_engine("landmarks", weights=weights, cache=built.cache, progress=told.append)
+
+    assert ["weights have changed" in line for line in told] == [True]
+    assert why_unusable(built) is None
+
+
+def test_a_damaged_engine_is_noticed_and_built_anew(weights, built):
+    (built.folder / "model.bin").write_bytes(b"damaged")
+
+    assert "model.bin is missing or damaged" == why_unusable(built)
+    load_engine("landmarks", weights=weights, cache=built.cache)
+    assert why_unusable(built) is None
+
+
+def test_a_manifest_of_another_version_is_a_reason(built):
+    path = built.folder / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["versions"]["openvino"] = "2001.1"
+    path.write_text(json.dumps(raw))
+
+    assert "built with openvino 2001.1" in why_unusable(built)
+
+
+def test_verify_proves_an_engine_again_and_refuses_a_damaged_one(built):
+    assert verify_engine(built)["heatmaps"] <= PARITY_LIMIT
+
+    (built.folder / "model.xml").unlink()
+    with pytest.raises(MienError, match="missing or damaged"):
+        verify_engine(built)
+
+
+class OffEngine:
+    backend = "off"
+    input_size = (64, 64)
+    spec = SPEC
+
+    def __init__(self, reference, change):
+        self.reference, self.change = reference, change
+
+    def __call__(self, batch):
+        return {"heatmaps": self.change(self.reference(torch.from_numpy(batch))[0].detach().numpy())}
+
+
+@pytest.mark.parametrize("change", [lambda x: x * 1.1, lambda x: x * np.nan])
+def test_an_engine_whose_numbers_are_off_is_refused(weights, built, change):
+    reference = Deployed(load_checkpoint(weights / "landmarks")[0], SPEC)
+
+    with pytest.raises(MienError, match="output heatmaps is off"):
+        check_parity(OffEngine(reference, change), reference, built)
+
+
+def test_the_parity_batch_is_the_same_every_time():
+    np.testing.assert_array_equal(parity_batch((64, 32)), parity_batch((64, 32)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "weights.safetensors").write_bytes(b"x" * 100), "checksum is not the one in spec.json"),
+        (lambda f: (f / "weights.safetensors").unlink(), "missing; copy the whole checkpoint folder"),
+        (lambda f: (f / "spec.json").write_text("{"), "not a model spec"),
+        (lambda f: (f / "spec.json").unlink(), "spec.json: missing"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused_in_words(weights, spoil, words):
+    spoil(weights / "landmarks")
+
+    with pytest.raises(MienError, match=words):
+        load_checkpoint(weights / "landmarks")
+
+
+def test_weights_that_do_not_fit_their_spec_are_refused_in_words(weights):
+    path = weights / "landmarks" / "spec.json"
+    raw = json.loads(path.read_text())
+    raw["network_args"]["channels"] = 32
+    path.write_text(json.dumps(raw))
+
+    with pytest.raises(MienError, match="does not fit network StackedHourglass"):
+        load_checkpoint(weights / "landmarks")
+
+
+def test_unknown_names_are_wrong_use(weights):
+    with pytest.raises(UsageError, match="known are detector"):
+        load_engine("nose", weights=weights)
+    with pytest.raises(UsageError, match="not one of auto"):
+        load_engine("landmarks", backend="abacus", weights=weights)
+
+
+def test_a_failed_build_leaves_nothing_behind(weights, tmp_path):
+    (weights / "landmarks" / "weights.safetensors").write_bytes(b"x")
+
+    with pytest.raises(MienError):
+        load_engine("landmarks", weights=weights, cache=tmp_path / "cache")
+
+    assert [] == list((tmp_path / "cache").glob("*"))
+
+
+@pytest.mark.parametrize("network", [MobileFaceNet(64), IResNet(64, 18, 0.25)])
+def test_the_other_embedders_give_one_row_a_face(network):
+    with torch.inference_mode():
+        embedding = network.eval()(torch.zeros(2, 3, 112, 112))
+
+    assert (2, 64) == embedding.shape
+
+
+class OneFaceEngine:
+    """A detector of 64x32 that sees one face of 16x20 px around (28, 12), twice."""
+
+    backend = "fake"
+    input_size = (64, 32)
+    spec = ModelSpec("detector", "detector", "Detector", {}, (64, 32), ("scores", "sides"), threshold=0.5)
+
+    def __call__(self, batch):
+        scores, sides = np.zeros((1, 42), np.float32), np.ones((1, 42, 4), np.float32)
+        scores[0, [11, 12]] = 0.9, 0.6
+        sides[0, 11] = [1, 1.25, 1, 1.25]
+        sides[0, 12] = [2, 1.25, 0, 1.25]
+        return {"scores": scores, "sides": sides}
+
+
+def test_a_detection_is_decoded_suppressed_and_scaled_back():
+    found = detect(OneFaceEngine(), [np.zeros((64, 128, 3), np.uint8)])[0]
+
+    assert [[40, 4, 72, 44]] == found.boxes_xyxy.tolist()
+    assert [0.9] == pytest.approx(found.scores.tolist())
+
+
+def test_detections_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        Detections(np.zeros((2, 4), np.float32), np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("model", ["detector", "landmarks", "embedder", "attributes"])
+def test_the_shipped_checkpoints_are_whole_and_say_what_they_are(model, tmp_path):
+    shutil.copytree(WEIGHTS / model, tmp_path / model)
+
+    network, spec = load_checkpoint(tmp_path / model)
+
+    assert model == spec.name
+    assert sum(p.numel() for p in network.parameters()) > 1e5
+    card = (tmp_path / model / "card.md").read_text()
+    assert "research and non-commercial" in card and "mien evaluate" in card
