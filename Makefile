@@ -7,7 +7,12 @@ OUT ?= out
 
 # Set up, enrol one of the two people, replay the shipped clip, show events, write the annotated video.
 run: $(VENV)/.installed
-	@$(BIN)/mien demo --out $(OUT)
+	@mkdir -p $(OUT) && rm -f $(OUT)/gallery.sqlite*
+	$(BIN)/mien gallery enroll "Eileen Collins" samples/eileen_collins.jpg --gallery $(OUT)/gallery.sqlite
+	$(BIN)/mien replay samples/two_people.mp4 --gallery $(OUT)/gallery.sqlite \
+	    --out $(OUT)/events.jsonl --annotate $(OUT)/two_people.mp4
+	@echo && echo "One event of $(OUT)/events.jsonl:"
+	@grep '"mien.faces/1"' $(OUT)/events.jsonl | sed -n 40p | $(BIN)/python -m json.tool --compact --no-indent
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -50,11 +50,11 @@ class AnalyzedFace(Struct, frozen=True, kw_only=True):
     landmarks: Landmarks
     quality: Quality
     identity: Identity | UnsetType = UNSET
-    age: float | None | UnsetType = UNSET
-    gender: Gender | None | UnsetType = UNSET
-    gender_score: Score | None | UnsetType = UNSET
-    max_emotion: EmotionName | None | UnsetType = UNSET
-    emotion: Emotion | None | UnsetType = UNSET
+    age: float | UnsetType | None = UNSET
+    gender: Gender | UnsetType | None = UNSET
+    gender_score: Score | UnsetType | None = UNSET
+    max_emotion: EmotionName | UnsetType | None = UNSET
+    emotion: Emotion | UnsetType | None = UNSET
     embedding: tuple[float, ...] | UnsetType = UNSET
 
 
@@ -116,7 +116,9 @@ class Analyst:
                 emotion=known.emotion,
                 embedding=embedding_record(embedding) if self.embeddings and embedding is not None else UNSET,
             )
-            for face, embedding, identity, known in zip(faces, embeddings, identities, attributes, strict=True)
+            for face, embedding, identity, known in zip(
+                faces, embeddings, identities, attributes, strict=True
+            )
         )
 
     def _embeddings(self, faces: Sequence[StillFace]) -> list[Floats | None]:

@@ -63,7 +63,7 @@ def _who(face: Face) -> str:
 
 
 def _what(face: Face) -> str:
-    words = []
+    words: list[str] = []
     if not isinstance(face.gender, UnsetType) and face.gender is not None:
         words.append(face.gender)
     if not isinstance(face.age, UnsetType) and face.age is not None:
@@ -94,7 +94,9 @@ def _draw_face(image: Image, face: Face, unit: float) -> None:
         cv2.circle(image, (round(x), round(y)), radius, colour, -1, cv2.LINE_AA)
 
 
-def _draw_label(image: Image, face: Face, unit: float, taken: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+def _draw_label(
+    image: Image, face: Face, unit: float, taken: Sequence[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int]:
     """Draws the label and returns where, x1, y1, x2, y2; not over those already drawn where that can be."""
     lines, size = label_of(face), max(9, round(TEXT_PX * unit))
     widths = [_text_width(line, size) for line in lines]

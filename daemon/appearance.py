@@ -21,10 +21,16 @@ def appearances(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> ND
 
     The product of two rows is the mean Bhattacharyya coefficient of head and clothing: 1 for equal colours.
     """
-    rows = [np.concatenate((_colours(image, box), _colours(image, _below(box)))) for box in boxes_xyxy]
-    if not rows:
+    if not len(boxes_xyxy):
         return np.zeros((0, LENGTH), np.float32)
-    return (np.stack(rows) / np.sqrt(2)).astype(np.float32)
+    return np.stack([_appearance(image, box) for box in boxes_xyxy])
+
+
+def _appearance(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    head, clothing = _colours(image, box_xyxy), _colours(image, _below(box_xyxy))
+    # Below the frame's edge there is no clothing to be seen: the head has to stand for both.
+    parts = np.concatenate((head, clothing if clothing.any() else head))
+    return np.asarray(parts / np.sqrt(2), np.float32)
 
 
 def _below(box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -42,4 +48,4 @@ def _colours(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray
         return np.zeros(BINS**3, np.float32)
     patch = cv2.resize(image[y1:y2, x1:x2], (PATCH, PATCH), interpolation=cv2.INTER_AREA)
     counts = cv2.calcHist([patch], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3).reshape(-1)
-    return np.sqrt(counts / counts.sum()).astype(np.float32)
+    return np.asarray(np.sqrt(counts / counts.sum()), np.float32)

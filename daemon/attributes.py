@@ -23,11 +23,11 @@ EMOTION_NAMES: tuple[EmotionName, ...] = get_args(EmotionName)
 class AttributeFields:
     """The contract's fields; UNSET where a camera has them switched off, None where nothing is known yet."""
 
-    age: float | None | UnsetType = UNSET
-    gender: Gender | None | UnsetType = UNSET
-    gender_score: float | None | UnsetType = UNSET
-    max_emotion: EmotionName | None | UnsetType = UNSET
-    emotion: Emotion | None | UnsetType = UNSET
+    age: float | UnsetType | None = UNSET
+    gender: Gender | UnsetType | None = UNSET
+    gender_score: float | UnsetType | None = UNSET
+    max_emotion: EmotionName | UnsetType | None = UNSET
+    emotion: Emotion | UnsetType | None = UNSET
 
 
 class AttributeMeans:
@@ -46,7 +46,7 @@ class AttributeMeans:
         self.seen_ns: int | None = None
 
     def add(self, age_years: float, female: float, emotion: Floats, weight: float, time_ns: int) -> None:
-        """Takes a look in. female: probability; emotion: (8,) probabilities; weight: how much the look counts."""
+        """Takes a look in. female: probability; emotion: (8,) probabilities; weight: how much it counts."""
         weight = max(weight, 1e-3)
         self._weight += weight
         self._age_sum += weight * age_years
@@ -78,7 +78,9 @@ class AttributeMeans:
                 max_emotion=None if camera.emotion else UNSET,
                 emotion=None if camera.emotion else UNSET,
             )
-        return attribute_fields(camera, self._age_sum / self._weight, self._female_sum / self._weight, emotion)
+        return attribute_fields(
+            camera, self._age_sum / self._weight, self._female_sum / self._weight, emotion
+        )
 
 
 def attribute_fields(

@@ -1,4 +1,4 @@
-"""Are two images of the same person: similarity, threshold, verdict, and a picture that shows what was compared."""
+"""Are two images of the same person: similarity, threshold, verdict, and a picture of what was compared."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def picture(comparison: Comparison) -> Image:
     ]
     pair = np.hstack((crops[0], np.full((crops[0].shape[0], 8, 3), GROUND, np.uint8), crops[1]))
     caption = np.full((CAPTION_PX, pair.shape[1], 3), GROUND, np.uint8)
-    words = f"{comparison.verdict}: similarity {comparison.similarity:.3f}, threshold {comparison.threshold:.3f}"
+    words = (
+        f"{comparison.verdict}: similarity {comparison.similarity:.3f}, threshold {comparison.threshold:.3f}"
+    )
     cv2.putText(caption, words, (16, 36), INK, cv2.FontFace("sans"), 22, 500)
     return np.vstack((pair, caption)).astype(np.uint8, copy=False)
 

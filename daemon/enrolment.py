@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ REMEDIES: dict[Reason, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What came of it: how many looks are new, how many were there already, and which images could not serve."""
+    """How many looks are new, how many were there already, and which images could not serve."""
 
     num_new: int
     num_known: int
@@ -39,15 +39,14 @@ def enrol(
     gallery: Gallery,
     engines: FaceEngines,
     name: str,
-    images: Sequence[Path],
+    images: Iterable[Path],
     quality: QualityConfig,
     *,
     any_quality: bool = False,
-    told: Callable[[], None] = lambda: None,
 ) -> Enrolment:
     """Enrols a person by images with one face each; one that cannot serve is reported, and the others go on.
 
-    `told` is called after each image. Raises MienError where no image can serve; then nothing is enrolled.
+    Raises MienError where no image can serve; then nothing is enrolled.
     """
     looks: list[EnrolledLook] = []
     failures: list[MienError] = []
@@ -56,7 +55,6 @@ def enrol(
             looks.append(look_of(engines, path, quality, any_quality=any_quality))
         except MienError as error:
             failures.append(error)
-        told()
     if not looks:
         raise MienError("\n".join(str(failure) for failure in failures))
     num_new = gallery.enrol(name, looks)

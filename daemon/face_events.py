@@ -80,7 +80,7 @@ def _face(look: Look, identity: Identity | None, camera: CameraConfig, embedding
     )
 
 
-def _embedding(person: Followed) -> tuple[float, ...] | None | UnsetType:
+def _embedding(person: Followed) -> tuple[float, ...] | UnsetType | None:
     if person.vote is None:
         return UNSET
     vector = person.vote.embedding
@@ -92,7 +92,7 @@ def embedding_record(vector: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(round(float(value), EMBEDDING_DIGITS) + 0.0 for value in vector)
 
 
-def _attributes_age_ms(look: Look) -> float | None | UnsetType:
+def _attributes_age_ms(look: Look) -> float | UnsetType | None:
     attributes = look.person.attributes
     if attributes is None:
         return UNSET
@@ -123,7 +123,9 @@ def ended_event(person: Followed, camera: CameraConfig) -> TrackEvent:
     return _track_event(person, camera, "left", person.told)
 
 
-def _track_event(person: Followed, camera: CameraConfig, phase: Phase, identity: Identity | None) -> TrackEvent:
+def _track_event(
+    person: Followed, camera: CameraConfig, phase: Phase, identity: Identity | None
+) -> TrackEvent:
     assert person.best is not None, "a person is seen before anything is told of them"
     fields = person.attributes.over_track(camera) if person.attributes else AttributeFields()
     return TrackEvent(

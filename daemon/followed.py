@@ -22,8 +22,8 @@ HURRY = 4
 class Look:
     """One face in one frame, with all that is seen in it.
 
-    box_xyxy (4,) and landmarks (5, 2) in px of the frame; aligned_crop (112, 112, 3) uint8 BGR; weight: how much
-    the look counts beside others of the same track, 0 to 1.
+    box_xyxy (4,) and landmarks (5, 2) in px of the frame; aligned_crop (112, 112, 3) uint8 BGR; weight: how
+    much the look counts beside others of the same track, 0 to 1.
     """
 
     frame: Frame

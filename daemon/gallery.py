@@ -1,4 +1,4 @@
-"""The gallery: who is enrolled, by the embeddings of their faces, in one SQLite file that only its owner reads."""
+"""Who is enrolled, by the embeddings of their faces, in one SQLite file that only its owner reads."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS looks (
 """
 BUSY_TIMEOUT_S = 5.0
 MAX_NAME_LENGTH = 100
+MAX_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +71,7 @@ class PersonSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GallerySnapshot:
-    """The embeddings of one embedder: embeddings (K, D) unit rows, owners (K,) ascending indices into names."""
+    """The looks of one embedder: embeddings (K, D) unit rows, owners (K,) ascending indices into names."""
 
     names: tuple[str, ...]
     embeddings: Floats
@@ -81,7 +82,7 @@ class GallerySnapshot:
             raise ValueError(f"embeddings {self.embeddings.shape} do not fit owners {self.owners.shape}")
 
     def similarities(self, embeddings: Floats) -> Floats:
-        """(M, P) cosines of (M, D) unit rows to each person: to the nearest of their looks, or to their mean."""
+        """(M, P) cosines of (M, D) unit rows to each person: to the nearest look, or to the mean of all."""
         if not self.names:
             return np.zeros((len(embeddings), 0), np.float32)
         starts = np.searchsorted(self.owners, np.arange(len(self.names)))
@@ -147,7 +148,7 @@ class Gallery:
         self._connection.close()
 
     def version(self) -> int:
-        """A number that differs once another connection has changed the file; cheap enough for every frame."""
+        """A number that differs once another connection has changed the file; quick to ask for."""
         with _in_words(self.path):
             return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
@@ -214,7 +215,7 @@ class Gallery:
     def _known(self, name: str) -> None:
         names = [person.name for person in self.people()]
         if name not in names:
-            remedy = f"enrolled are: {', '.join(names)}" if names else "nobody is enrolled yet"
+            remedy = f"enrolled are: {_few(names)}" if names else "nobody is enrolled yet"
             raise MienError(f"{self.path}: nobody is called {name!r}; {remedy}")
 
     def snapshot(self, model: str) -> GallerySnapshot:
@@ -235,7 +236,7 @@ class Gallery:
         if strangers := [name for name, found in own.items() if not found]:
             others = ", ".join(sorted({look_model for _, look_model, _ in rows if look_model != model}))
             raise MienError(
-                f"{self.path}: {', '.join(strangers)} enrolled with the embedder {others}, and {model} is in use;"
+                f"{self.path}: {_few(strangers)} enrolled with the embedder {others}, and {model} is in use;"
                 " its embeddings do not compare: enrol them again with `mien gallery enroll`, or remove them"
             )
         return _snapshot(own)
@@ -252,6 +253,12 @@ def _snapshot(looks_of: dict[str, list[Floats]]) -> GallerySnapshot:
     if not rows:
         return EMPTY_SNAPSHOT
     return GallerySnapshot(tuple(looks_of), np.stack(rows).astype(np.float32), np.array(owners, np.int64))
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMES_SHOWN])
+    more = len(names) - MAX_NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def checked_name(name: str) -> str:
@@ -275,7 +282,9 @@ def _in_words(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         raise MienError(f"{path}: {_explained(error)}") from None
     except OSError as error:
-        raise MienError(f"{path}: cannot be opened ({error.strerror}); check the path and its owner") from None
+        raise MienError(
+            f"{path}: cannot be opened ({error.strerror}); check the path and its owner"
+        ) from None
 
 
 def _explained(error: sqlite3.DatabaseError) -> str:

@@ -1,7 +1,7 @@
 """Who a face is: matched against the gallery, and voted over a track. Similarities are cosines.
 
-A track's usable looks vote by being averaged, weighted by their quality: what is wrong in one look differs from
-look to look and goes under, what is the person's own stays.
+A track's usable looks vote by being averaged, weighted by their quality: what is wrong in one look differs
+from look to look and goes under, what is the person's own stays.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def threshold_of(settings: IdentityConfig, spec: ModelSpec) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The nearest person and the lead over the second nearest; None where nobody is enrolled, or only one is."""
+    """The nearest person and the lead over the second nearest; None where there is no such person."""
 
     name: str | None
     similarity: float | None
@@ -141,7 +141,7 @@ class IdentityVote:
 
 
 def without_doubles(identities: Sequence[Identity]) -> list[Identity]:
-    """The identities of one frame's faces, where nobody is in two places: a name stays with the most similar."""
+    """The identities of one frame's faces: nobody is in two places, a name stays with the most similar."""
     best: dict[str, float] = {}
     for identity in identities:
         if identity.name is not None:
@@ -160,4 +160,6 @@ def without_doubles(identities: Sequence[Identity]) -> list[Identity]:
 
 def undecided(threshold: float) -> Identity:
     """Nothing is known yet."""
-    return Identity(name=None, status="undecided", similarity=None, margin=None, threshold=round_score(threshold))
+    return Identity(
+        name=None, status="undecided", similarity=None, margin=None, threshold=round_score(threshold)
+    )

@@ -35,9 +35,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         )
     height, width = colour.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
-        raise MienError(
-            f"{path}: {width}x{height} px is too small to show a face; give at least {MIN_SIDE_PX}x{MIN_SIDE_PX} px"
-        )
+        least = f"{MIN_SIDE_PX}x{MIN_SIDE_PX} px"
+        raise MienError(f"{path}: {width}x{height} px is too small to show a face; give {least} or more")
     return _on_paper(content, colour)
 
 
@@ -72,9 +71,10 @@ def _on_paper(content: NDArray[np.uint8], colour: NDArray[np.uint8]) -> NDArray[
     # Unlike `colour` this one is not turned by EXIF: where the shapes tell, the alpha is dropped.
     if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.shape[:2] != colour.shape[:2]:
         return colour
-    full = float(np.iinfo(whole.dtype).max) if np.issubdtype(whole.dtype, np.integer) else 1.0
+    full = {"uint8": 255.0, "uint16": 65535.0}.get(whole.dtype.name, 1.0)
     alpha = whole[:, :, 3:].astype(np.float32) / full
-    return np.rint(colour * alpha + PAPER * (1 - alpha)).astype(np.uint8)
+    on_paper: NDArray[np.uint8] = np.rint(colour * alpha + PAPER * (1 - alpha)).astype(np.uint8)
+    return on_paper
 
 
 def _may_be_transparent(content: NDArray[np.uint8]) -> bool:
@@ -101,7 +101,7 @@ def _is_image_name(path: Path) -> bool:
 
 
 def expand_images(paths: list[Path]) -> Iterator[Path]:
-    """Files as they are named, folders as the images in them; a name that is not there is kept, to be reported.
+    """Files as they are named, folders as the images in them; what is not there is kept, to be reported.
 
     Raises MienError for a folder without images.
     """

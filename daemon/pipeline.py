@@ -255,7 +255,9 @@ class FacePipeline:
                 latency_ms = watch.latency_ms(frame.monotonic_ns)
                 told = [identities.get(id(look)) for look in here]
                 publish = self._config.publish
-                events.append(faces_event(frame, state.config, here, told, state.dropped, latency_ms, publish))
+                events.append(
+                    faces_event(frame, state.config, here, told, state.dropped, latency_ms, publish)
+                )
                 state.dropped = 0
         return events
 

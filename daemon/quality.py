@@ -29,8 +29,8 @@ def assess(
 ) -> Quality:
     """The verdict on one look, its reasons in the order of the contract.
 
-    box_xyxy (4,) and landmarks (5, 2) in px of a frame of (width, height); aligned_crop (112, 112, 3) uint8 BGR,
-    the recognition crop.
+    box_xyxy (4,) and landmarks (5, 2) in px of a frame of (width, height); aligned_crop (112, 112, 3) uint8
+    BGR, the recognition crop.
     """
     eyes_px = interocular(landmarks)
     grey = cv2.cvtColor(aligned_crop, cv2.COLOR_BGR2GRAY)[INNER, INNER].astype(np.float32)
@@ -84,5 +84,3 @@ def weight(quality: Quality, landmarks: Floats, score: float) -> float:
     size = min(quality.interocular_px / FULL_INTEROCULAR_PX, 1.0)
     frontal = 1 / (1 + 2 * yaw(landmarks) ** 2)
     return size * frontal * score * (1.0 if quality.usable else 0.1)
-
-

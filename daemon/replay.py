@@ -1,4 +1,4 @@
-"""Videos through the pipeline, frame by frame and nothing lost: events to files and subscribers, pictures to video."""
+"""Videos through the pipeline, frame by frame: events to files and subscribers, pictures to video."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from daemon.pipelines import Pipeline
 from daemon.prefetch import prefetched
 from daemon.publisher import EventSink
 from daemon.records import Event, Face, FacesEvent, Frame, State, StatusEvent, TrackEvent
+from daemon.secrecy import redact_url
 from daemon.sources import EPOCH, paced, probe_video, read_source, source_kind
 from daemon.video_file import VideoFile
 from engines.errors import MienError
@@ -104,27 +105,30 @@ class Replay:
             sink.publish(event)
 
 
-def replay_cameras(sources: Sequence[Path], template: CameraConfig) -> list[CameraConfig]:
+def replay_cameras(sources: Sequence[str | Path], template: CameraConfig) -> list[CameraConfig]:
     """A camera for each video or folder, named after it, with the settings of the template."""
     cameras: list[CameraConfig] = []
     for source in sources:
         taken = {camera.name for camera in cameras}
-        name = _unique(_camera_name(source), taken)
+        name = _unique(_camera_name(str(source)), taken)
         cameras.append(template.model_copy(update={"name": name, "source": str(source)}))
     return cameras
 
 
 def num_frames(camera: CameraConfig) -> int:
-    """How many frames a source says it has, 0 where it does not say; raises MienError where it cannot be read."""
+    """How many frames a source says it has, 0 where it does not; raises MienError where it cannot be read."""
     if source_kind(camera.source) == "folder":
         return len(list_images(Path(camera.source)))
     if source_kind(camera.source) != "video":
-        raise MienError(f"{camera.source}: is live; replay takes video files and folders of images, `mien run` the rest")
+        shown = redact_url(camera.source)
+        raise MienError(
+            f"{shown}: is live; replay takes video files and folders of images, `mien run` the rest"
+        )
     return probe_video(Path(camera.source)).num_frames
 
 
-def _camera_name(source: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().stem).strip("-_")
+def _camera_name(source: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().stem).strip("-_")
     return name[: MAX_CAMERA_NAME - 4] or "video"
 
 

@@ -15,7 +15,8 @@ from daemon.config import CameraConfig, Config
 from daemon.jsonl import JsonLines
 from daemon.pipelines import LoadedPipeline
 from daemon.publisher import EventSink, Publisher
-from daemon.replay import EPOCH, Replay, ReplayResult, num_frames
+from daemon.replay import Replay, ReplayResult, num_frames
+from daemon.sources import EPOCH
 from engines.errors import MienError, UsageError
 
 Load = Callable[[Config], LoadedPipeline]
@@ -23,8 +24,8 @@ Load = Callable[[Config], LoadedPipeline]
 
 @dataclass(frozen=True, slots=True)
 class ReplayJob:
-    """What is wanted of a replay. `config` holds the videos as its cameras; `annotated` is a file, or a folder
-    where there are several videos.
+    """What is wanted of a replay. `config` holds the videos as its cameras; `annotated` is a file, or a
+    folder where there are several videos.
     """
 
     config: Config
@@ -40,10 +41,9 @@ class ReplayJob:
         """
         totals = self._num_frames(console)
         pipeline = load(self.config).pipeline
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
         with ExitStack() as stack:
             sinks = self._sinks(stack)
-            progress = stack.enter_context(Progress(*columns, console=console, transient=True))
+            progress = stack.enter_context(_progress(console))
             results = []
             for camera in self.config.cameras:
                 if camera.name not in totals:
@@ -92,12 +92,17 @@ def _publisher(config: Config) -> Publisher:
     )
 
 
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 def _advancing(progress: Progress, task: TaskID) -> Callable[[], None]:
     return lambda: progress.advance(task)
 
 
 def parsed_start(text: str | None) -> datetime:
-    """A moment in RFC 3339, UTC where it names no zone; the epoch for None. Raises UsageError for another text."""
+    """A moment in RFC 3339, UTC where it names no zone; 1970 for None. Raises UsageError for another text."""
     if text is None:
         return EPOCH
     try:

@@ -13,13 +13,15 @@ from engines.errors import UsageError
 
 
 def effective(path: Path | None, changes: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The configuration of a file, or of where one is found, with changes by section and key; None changes nothing.
+    """The configuration of a file, or the one that is found, with changes by section and key.
 
-    Its cameras are left out. Raises UsageError where the file or a change is wrong.
+    None changes nothing; cameras are left out. Raises UsageError where the file or a change is wrong.
     """
     content = load_config(path).model_dump() | {"cameras": ()}
     for section, values in changes.items():
-        content[section] = content[section] | {key: value for key, value in values.items() if value is not None}
+        content[section] = content[section] | {
+            key: value for key, value in values.items() if value is not None
+        }
     try:
         return Config.model_validate(content)
     except ValidationError as error:

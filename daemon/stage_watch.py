@@ -23,7 +23,7 @@ class StageWatch:
         self._lap_ns = now_ns
 
     def latency_ms(self, arrived_ns: int | None) -> dict[str, float] | UnsetType:
-        """Milliseconds by stage, with what a frame waited before and its total so far; UNSET for one of a file.
+        """Milliseconds by stage, what a frame waited before, and its total so far; UNSET for one of a file.
 
         arrived_ns: on the monotonic clock.
         """

@@ -25,7 +25,7 @@ SHRUNK = 0.35
 
 SHRUNK_FROM_PX = 480
 BORDER = 0.4
-"""Share of its longer side by which a picture without a face is widened, since it may be a face cut out tightly."""
+"""Share of its longer side by which a picture without a face is widened: it may be a tight cut of one."""
 
 GREY = (114, 114, 114)
 SECOND_SHARE = 0.4
@@ -34,7 +34,7 @@ SECOND_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StillFace:
-    """One face: box_xyxy (4,) and landmarks (5, 2) in px; aligned_crop, attribute_crop (112, 112, 3) uint8 BGR."""
+    """One face: box_xyxy (4,) and landmarks (5, 2) in px; both crops (112, 112, 3) uint8 BGR."""
 
     box_xyxy: Floats
     score: float
@@ -91,7 +91,9 @@ def _detected(detector: Engine, image: Image, min_score: float | None) -> Detect
 def _at_two_sizes(detector: Engine, image: Image, min_score: float | None) -> Detections:
     images, scales = [image], [1.0]
     if max(image.shape[:2]) > SHRUNK_FROM_PX:
-        images.append(cv2.resize(image, None, fx=SHRUNK, fy=SHRUNK, interpolation=cv2.INTER_AREA).astype(np.uint8))
+        images.append(
+            cv2.resize(image, None, fx=SHRUNK, fy=SHRUNK, interpolation=cv2.INTER_AREA).astype(np.uint8)
+        )
         scales.append(SHRUNK)
     found = detect(detector, images, min_score=min_score)
     boxes = np.concatenate([each.boxes_xyxy / scale for each, scale in zip(found, scales, strict=True)])
@@ -118,4 +120,3 @@ def the_face(faces: Sequence[StillFace]) -> StillFace | None:
     if not faces or (len(faces) > 1 and faces[1].side_px >= SECOND_SHARE * faces[0].side_px):
         return None
     return faces[0]
-

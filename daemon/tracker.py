@@ -6,6 +6,7 @@ but begins none, as in Zhang et al. 2022, "ByteTrack", sec. 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ from engines.stages import Detections
 
 Floats = NDArray[np.float32]
 
-GLIDE_S = 0.4
-"""An unseen face slows down with this time constant: people rarely keep their course for long."""
+GLIDE_S = 1.0
+"""An unseen face slows down with this time constant: nobody keeps a course for long."""
 
 REACH_PER_S = 1.5
 """How many widths of the face the permitted distance grows by for each second unseen."""
@@ -31,15 +32,26 @@ STEADY_GAIN = 0.3
 APPEARANCE_GAIN = 0.1
 APPEARANCE_WEIGHT = 1.0
 SIZE_WEIGHT = 0.5
-MIN_SIZE_RATIO = 0.5
+MIN_SIZE_RATIO = 0.4
+"""Of the roots of the areas: who comes out from behind another is seen as a strip first."""
+
 UNSEEN_COST = 1.2
 """What it costs to leave a track unseen: a pair that costs more is none."""
 
 FAINT_S = 0.5
 """A faint detection continues a track only this soon after it was last seen."""
 
-CROWDED_IOU = 0.05
-"""From this overlap of two faces on, what one looks like is partly the other."""
+CROWDED_MARGIN = 0.25
+"""Faces whose boxes, widened by this share on every side, meet: one may hide the other."""
+
+HIDDEN_SHARE = 0.9
+"""A crowded face with less than this share of the area that it had alone is partly behind the other."""
+
+SHRINK_GAIN = 0.02
+"""Share by which a crowded face is believed to be smaller: two who walk away side by side do shrink."""
+
+HIDDEN_GAIN = 0.1
+"""Share of a deviation that moves a hidden face: what is seen of it is not its middle."""
 
 SAME_FACE_COVER = 0.6
 """A new face so far covered by one already followed is that same face, found twice."""
@@ -47,13 +59,18 @@ SAME_FACE_COVER = 0.6
 
 @dataclass(slots=True)
 class Track:
-    """One face followed. `number` is 0 until it was seen often enough; centre and velocity in px and px/s."""
+    """One face followed. `number` is 0 until it was seen often enough.
+
+    box_xyxy (4,) in px is where the whole face is taken to be, also where part of it is hidden; velocity (2,)
+    in px/s; whole_area in px, of the box when it last stood alone.
+    """
 
     first_ns: int
     seen_ns: int
     box_xyxy: Floats
     velocity: NDArray[np.float64]
     appearance: Floats
+    whole_area: float
     number: int = 0
     hits: int = 1
     misses: int = 0
@@ -61,18 +78,26 @@ class Track:
     def expected(self, time_ns: int) -> Floats:
         """The box (4,) at a later time: moved on, gliding to a halt, of the same size."""
         elapsed_s = (time_ns - self.seen_ns) / 1e9
-        gliding_s = GLIDE_S * (1 - np.exp(-elapsed_s / GLIDE_S))
-        return (self.box_xyxy + np.tile(self.velocity * gliding_s, 2)).astype(np.float32)
+        gliding_s = GLIDE_S * (1 - math.exp(-elapsed_s / GLIDE_S))
+        return np.asarray(self.box_xyxy + np.tile(self.velocity * gliding_s, 2), np.float32)
 
-    def see(self, box_xyxy: Floats, appearance: Floats, time_ns: int, alone: bool) -> None:
+    def see(self, box_xyxy: Floats, appearance: Floats, time_ns: int, crowded: bool) -> None:
         """Takes a detection in."""
-        deviation = (_centres(box_xyxy) - _centres(self.expected(time_ns))).astype(np.float64)
-        elapsed_s = max((time_ns - self.seen_ns) / 1e9, 1e-3)
-        self.velocity = self.velocity + max(STEADY_GAIN, 1 / (self.hits + 1)) * deviation / elapsed_s
-        if alone:
+        expected = self.expected(time_ns)
+        deviation = (_centres(box_xyxy) - _centres(expected)).astype(np.float64)
+        area = _area(box_xyxy)
+        if crowded and area < HIDDEN_SHARE * self.whole_area:
+            # Its visible edge stands still at the one in front: it goes on as it went.
+            self.box_xyxy = (expected + np.tile(HIDDEN_GAIN * deviation, 2)).astype(np.float32)
+        else:
+            elapsed_s = max((time_ns - self.seen_ns) / 1e9, 1e-3)
+            self.velocity = self.velocity + max(STEADY_GAIN, 1 / (self.hits + 1)) * deviation / elapsed_s
+            self.box_xyxy = box_xyxy
+        shrunk = self.whole_area + SHRINK_GAIN * (area - self.whole_area)
+        self.whole_area = max(area, shrunk) if crowded else area
+        if not crowded:
             self.appearance = _unit(self.appearance + APPEARANCE_GAIN * (appearance - self.appearance))
-        self.box_xyxy, self.seen_ns = box_xyxy, time_ns
-        self.hits, self.misses = self.hits + 1, 0
+        self.seen_ns, self.hits, self.misses = time_ns, self.hits + 1, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +121,11 @@ class Tracker:
         """Takes one frame in. appearances: (N, D) unit rows, one for each detection."""
         looks = _Looks(detections.boxes_xyxy, appearances, time_ns)
         strong = detections.scores >= self._start_score
-        found = self._pairs(self._still_expected(time_ns), looks, np.flatnonzero(strong))
+        expected = self._still_expected(time_ns)
+        found = self._pairs([track for track in expected if track.number], looks, np.flatnonzero(strong))
+        # A strip of somebody known must not go on as somebody new: who has a number chooses first.
+        left = np.flatnonzero([here and index not in found for index, here in enumerate(strong)])
+        found |= self._pairs([track for track in expected if not track.number], looks, left)
         seen = set(map(id, found.values()))
         waiting = [track for track in self._tracks if id(track) not in seen and _is_fresh(track, time_ns)]
         found |= self._pairs(waiting, looks, np.flatnonzero(~strong))
@@ -127,7 +156,9 @@ class Tracker:
         pairs = assign(np.hstack((cost, alternatives)))
         return {int(chosen[column]): tracks[row] for row, column in pairs if column < len(chosen)}
 
-    def _costs(self, tracks: Sequence[Track], looks: _Looks, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _costs(
+        self, tracks: Sequence[Track], looks: _Looks, chosen: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """(T, C): distance in widths, and how size and appearance differ; infinite where it cannot be."""
         expected = np.stack([track.expected(looks.time_ns) for track in tracks])
         boxes = looks.boxes_xyxy[chosen]
@@ -139,14 +170,17 @@ class Tracker:
         reach = self._settings.max_centre_distance + REACH_PER_S * unseen_s
         near = (iou_matrix(expected, boxes) >= self._settings.min_iou) | (distance <= reach)
         alike = np.stack([track.appearance for track in tracks]) @ looks.appearances[chosen].T
-        cost = distance + SIZE_WEIGHT * (1 - ratio) + APPEARANCE_WEIGHT * (1 - alike)
+        # The longer unseen, the less its place says, and the more its looks.
+        nearness = self._settings.max_centre_distance / np.maximum(reach, 1e-6)
+        cost = distance * nearness + SIZE_WEIGHT * (1 - ratio) + APPEARANCE_WEIGHT * (1 - alike)
         return np.where(near & (ratio >= MIN_SIZE_RATIO), cost, np.inf).astype(np.float64)
 
     def _see(self, found: dict[int, Track], looks: _Looks) -> None:
         for track in self._tracks:
             track.misses += 1
-        for index, track in found.items():
-            track.see(looks.boxes_xyxy[index], looks.appearances[index], looks.time_ns, looks.alone[index])
+        # Who comes in together is numbered from left to right.
+        for index, track in sorted(found.items(), key=lambda pair: float(looks.boxes_xyxy[pair[0], 0])):
+            track.see(looks.boxes_xyxy[index], looks.appearances[index], looks.time_ns, looks.crowded[index])
             if not track.number and track.hits >= self._settings.min_hits:
                 self._give_number(track)
 
@@ -159,11 +193,13 @@ class Tracker:
 
     def _begin(self, found: dict[int, Track], looks: _Looks, strong: NDArray[np.int64]) -> None:
         followed = [looks.boxes_xyxy[index] for index in found]
-        for index in strong:
+        for index in sorted(strong, key=lambda each: float(looks.boxes_xyxy[each, 0])):
             box = looks.boxes_xyxy[index]
             if index in found or any(_cover(box, other) > SAME_FACE_COVER for other in followed):
                 continue
-            track = Track(looks.time_ns, looks.time_ns, box, np.zeros(2), looks.appearances[index])
+            track = Track(
+                looks.time_ns, looks.time_ns, box, np.zeros(2), looks.appearances[index], _area(box)
+            )
             self._tracks.append(track)
             followed.append(box)
             found[int(index)] = track
@@ -176,13 +212,19 @@ class Tracker:
 
 
 class _Looks:
-    """The detections of one frame, and which of them stand alone."""
+    """The detections of one frame, and which of them have another close by."""
 
     def __init__(self, boxes_xyxy: Floats, appearances: Floats, time_ns: int) -> None:
         self.boxes_xyxy, self.appearances, self.time_ns = boxes_xyxy, appearances, time_ns
-        overlaps = iou_matrix(boxes_xyxy, boxes_xyxy)
-        np.fill_diagonal(overlaps, 0)
-        self.alone = (overlaps <= CROWDED_IOU).all(1)
+        self.crowded = _crowded(boxes_xyxy)
+
+
+def _crowded(boxes_xyxy: Floats) -> list[bool]:
+    sides = np.tile(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 2)
+    wide = boxes_xyxy + sides * np.array([-1, -1, 1, 1]) * CROWDED_MARGIN
+    overlaps = iou_matrix(wide.astype(np.float32), wide.astype(np.float32))
+    np.fill_diagonal(overlaps, 0)
+    return [bool(each) for each in overlaps.max(1, initial=0) > 0]
 
 
 def _is_fresh(track: Track, time_ns: int) -> bool:
@@ -191,21 +233,25 @@ def _is_fresh(track: Track, time_ns: int) -> bool:
 
 def _centres(boxes_xyxy: Floats) -> Floats:
     """(..., 2) of boxes (..., 4)."""
-    return (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
+    return ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2).astype(np.float32, copy=False)
 
 
 def _sizes(boxes_xyxy: Floats) -> Floats:
     """(N,) the root of each box's area, in px."""
     sides = np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 1)
-    return np.sqrt(sides.prod(1)).astype(np.float32)
+    return np.asarray(np.sqrt(sides.prod(1)), np.float32)
+
+
+def _area(box_xyxy: Floats) -> float:
+    return float((box_xyxy[2:] - box_xyxy[:2]).prod())
 
 
 def _cover(box: Floats, other: Floats) -> float:
     """How much of the smaller of two boxes the other covers."""
     sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    smaller = min(float((each[2:] - each[:2]).prod()) for each in (box, other))
+    smaller = min(_area(box), _area(other))
     return float(np.clip(sides, 0, None).prod()) / max(smaller, 1.0)
 
 
 def _unit(vector: Floats) -> Floats:
-    return (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9), np.float32)

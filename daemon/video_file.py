@@ -54,7 +54,7 @@ class VideoFile:
             self._whole.__exit__(kind, error, trace)
 
     def write(self, image: NDArray[np.uint8], time_s: float) -> None:
-        """Adds an (H, W, 3) uint8 BGR picture, shown from `time_s` on; all are fitted into the size of the first."""
+        """Adds an (H, W, 3) uint8 BGR picture, shown from `time_s` on, fitted into the size of the first."""
         stream = self._stream or self._add_stream(image)
         frame = av.VideoFrame.from_ndarray(_fitted(image, stream.width, stream.height), format="bgr24")
         # Two pictures in one tick would end the file's clock.

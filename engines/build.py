@@ -1,6 +1,5 @@
 """checkpoint -> exported program -> engine, through the parity gate, into the cache."""
 
-import os
 import shutil
 import tempfile
 import time
@@ -69,8 +68,8 @@ def _move_into_place(folder: Path, target: Path) -> None:
     old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
     try:
         if target.exists():
-            os.rename(target, old / "engine")
-        os.rename(folder, target)
+            target.rename(old / "engine")
+        folder.rename(target)
     except OSError:
         if not (target / manifest.MANIFEST_FILE).is_file():
             raise

@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,7 +23,9 @@ def file_sha256(path: Path) -> str:
 def make_network(spec: ModelSpec) -> nn.Module:
     """A network with fresh weights. Raises MienError when the spec names one that does not exist."""
     if spec.network not in networks.__all__:
-        raise MienError(f"spec of {spec.name}: network {spec.network!r} is none of {', '.join(networks.__all__)}")
+        raise MienError(
+            f"spec of {spec.name}: network {spec.network!r} is none of {', '.join(networks.__all__)}"
+        )
     network = getattr(networks, spec.network)(**spec.network_args)
     assert isinstance(network, nn.Module)
     return network
@@ -49,11 +50,15 @@ def load_weights(folder: Path, spec: ModelSpec) -> dict[str, Tensor]:
     if not path.is_file():
         raise MienError(f"{path}: missing; copy the whole checkpoint folder again")
     if spec.weights_sha256 and file_sha256(path) != spec.weights_sha256:
-        raise MienError(f"{path}: its checksum is not the one in {SPEC_FILE}; copy the checkpoint folder again")
+        raise MienError(
+            f"{path}: its checksum is not the one in {SPEC_FILE}; copy the checkpoint folder again"
+        )
     try:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
     except SafetensorError as error:
-        raise MienError(f"{path}: not a safetensors file ({error}); copy the checkpoint folder again") from None
+        raise MienError(
+            f"{path}: not a safetensors file ({error}); copy the checkpoint folder again"
+        ) from None
 
 
 def load_checkpoint(folder: Path) -> tuple[nn.Module, ModelSpec]:
@@ -64,5 +69,7 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, ModelSpec]:
         network.load_state_dict(load_weights(folder, spec))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise MienError(f"{folder / WEIGHTS_FILE}: does not fit network {spec.network} of {SPEC_FILE}: {first}") from None
+        raise MienError(
+            f"{folder / WEIGHTS_FILE}: does not fit network {spec.network} of {SPEC_FILE}: {first}"
+        ) from None
     return network.eval(), spec

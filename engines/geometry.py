@@ -19,7 +19,8 @@ FACE_SIZE = 112
 
 # Eyes, nose, mouth corners, the image's left first, in a 112x112 crop (Deng et al. 2019, "ArcFace", sec. 3.1).
 TEMPLATE: Floats = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+    np.float32,
 )
 # Attribute data are stored more tightly: enlarged 1.25 times about the centroid and moved 10 px up, eyes 44 px apart.
 ATTRIBUTE_TEMPLATE: Floats = (
@@ -37,7 +38,9 @@ def warp(image: Image, matrix: Floats, size: tuple[int, int]) -> Image:
     return crop.astype(np.uint8, copy=False)
 
 
-def _shrink_to_half(image: Image, matrix: Floats, size: tuple[int, int], scale: float) -> tuple[Image, Floats]:
+def _shrink_to_half(
+    image: Image, matrix: Floats, size: tuple[int, int], scale: float
+) -> tuple[Image, Floats]:
     """Area-average the part of the image that the crop shows, so that the warp left over is about 1/2."""
     back = cv2.invertAffineTransform(matrix).astype(np.float32)
     corners = transform_points(np.array([[0, 0], [size[0], 0], [0, size[1]], size], np.float32), back)

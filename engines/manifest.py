@@ -37,7 +37,9 @@ class EngineManifest:
             raw = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             return cls(**{**raw, "input_size": tuple(raw["input_size"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise MienError(f"{folder / MANIFEST_FILE}: unreadable ({error}); `mien engines build` makes it anew") from None
+            raise MienError(
+                f"{folder / MANIFEST_FILE}: unreadable ({error}); `mien engines build` makes it anew"
+            ) from None
 
 
 def sha256(path: Path) -> str:
@@ -56,7 +58,9 @@ def cpu_isa() -> str:
     return "+".join([platform.machine(), *(flag for flag in wanted if flag in flags)])
 
 
-def difference(found: EngineManifest, weights_sha256: str, spec_sha256: str, versions: dict[str, str]) -> str | None:
+def difference(
+    found: EngineManifest, weights_sha256: str, spec_sha256: str, versions: dict[str, str]
+) -> str | None:
     """Why a built engine is not the one wanted, or None."""
     if found.weights_sha256 != weights_sha256:
         return "the weights have changed"

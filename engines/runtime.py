@@ -158,7 +158,13 @@ def load_face_engines(
 
     def load(model: str, size: tuple[int, int] | None = None) -> Engine:
         return load_engine(
-            model, backend=backend, size=size, weights=weights, cache=cache, threads=threads, progress=progress
+            model,
+            backend=backend,
+            size=size,
+            weights=weights,
+            cache=cache,
+            threads=threads,
+            progress=progress,
         )
 
     return FaceEngines(

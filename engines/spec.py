@@ -48,6 +48,10 @@ class ModelSpec:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
             return cls(**fields)
         except FileNotFoundError:
-            raise MienError(f"{path}: missing; a checkpoint is weights.safetensors + spec.json + card.md") from None
+            raise MienError(
+                f"{path}: missing; a checkpoint is weights.safetensors + spec.json + card.md"
+            ) from None
         except (ValueError, TypeError) as error:
-            raise MienError(f"{path}: not a model spec ({error}); train or copy the checkpoint again") from None
+            raise MienError(
+                f"{path}: not a model spec ({error}); train or copy the checkpoint again"
+            ) from None

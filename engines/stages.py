@@ -58,7 +58,9 @@ def detect(engine: Engine, images: Sequence[Image], *, min_score: float | None =
     for image in images:  # one by one: on a CPU a batch of large pictures gains nothing
         canvas, scale = letterbox(image, engine.input_size)
         outputs = engine(canvas[None])
-        found.append(_decode(outputs["scores"][0], outputs["sides"][0], engine.input_size, threshold, scale, image))
+        found.append(
+            _decode(outputs["scores"][0], outputs["sides"][0], engine.input_size, threshold, scale, image)
+        )
     return found
 
 

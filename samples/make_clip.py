@@ -33,7 +33,9 @@ def portraits() -> dict[str, Picture]:
     return {"grace_hopper.jpg": hopper, "eileen_collins.jpg": skimage.data.astronaut()[..., ::-1].copy()}
 
 
-def cut_out(picture: Picture, person: tuple[int, int, int, int], seed: tuple[int, int, int, int]) -> NDArray[np.float32]:
+def cut_out(
+    picture: Picture, person: tuple[int, int, int, int], seed: tuple[int, int, int, int]
+) -> NDArray[np.float32]:
     """Where the person is (H, W), 0..1, soft at the edge: GrabCut from a rectangle and a sure part, both xywh."""
     mask = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
     x, y, w, h = person
@@ -64,7 +66,11 @@ def place(path: list[tuple[float, ...]], seconds: float) -> tuple[float, float, 
 
 
 def paste(
-    canvas: NDArray[np.float32], picture: Picture, alpha: NDArray[np.float32], face: tuple[int, int], at: tuple[float, float, float]
+    canvas: NDArray[np.float32],
+    picture: Picture,
+    alpha: NDArray[np.float32],
+    face: tuple[int, int],
+    at: tuple[float, float, float],
 ) -> None:
     """Draw a cut-out so that its face centre comes to `at` (x, y, height of the whole cut-out)."""
     x, y, height = at

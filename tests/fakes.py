@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from daemon.records import Frame
 from engines.geometry import (
-
     LANDMARK_SIZE,
     TEMPLATE,
     location_centres,
@@ -64,7 +63,9 @@ def scene(*placed: tuple[Person, float, float], size: tuple[int, int] = (320, 19
     return image
 
 
-def frame(image: NDArray[np.uint8], index: int = 0, camera: str = "door", fps: float = 25.0, **fields) -> Frame:
+def frame(
+    image: NDArray[np.uint8], index: int = 0, camera: str = "door", fps: float = 25.0, **fields
+) -> Frame:
     """A frame of a file."""
     at_ns = round(index / fps * 1e9)
     return Frame(
@@ -224,5 +225,3 @@ def walk(*paths: Sequence[tuple[Person, float, float]], num: int, camera: str = 
         ]
         frames.append(frame(scene(*placed), index, camera))
     return frames
-
-

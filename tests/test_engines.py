@@ -17,7 +17,9 @@ from engines.runtime import WEIGHTS, cached, load_engine, resolve, why_unusable
 from engines.spec import ModelSpec
 from engines.stages import Detections, detect
 
-SPEC = ModelSpec("landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (64, 64), ("heatmaps",))
+SPEC = ModelSpec(
+    "landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (64, 64), ("heatmaps",)
+)
 
 
 @pytest.fixture
@@ -148,7 +150,10 @@ def test_the_parity_batch_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "weights.safetensors").write_bytes(b"x" * 100), "checksum is not the one in spec.json"),
+        (
+            lambda f: (f / "weights.safetensors").write_bytes(b"x" * 100),
+            "checksum is not the one in spec.json",
+        ),
         (lambda f: (f / "weights.safetensors").unlink(), "missing; copy the whole checkpoint folder"),
         (lambda f: (f / "spec.json").write_text("{"), "not a model spec"),
         (lambda f: (f / "spec.json").unlink(), "spec.json: missing"),

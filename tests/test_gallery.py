@@ -29,13 +29,13 @@ def path(tmp_path):
 
 def test_who_is_enrolled_is_still_there_when_opened_again(path):
     with Gallery(path) as gallery:
-        assert 2 == gallery.enrol("Ann", [look(1, 0), look(1, 1, image="b.jpg")])
+        assert gallery.enrol("Ann", [look(1, 0), look(1, 1, image="b.jpg")]) == 2
 
     with Gallery(path) as gallery:
         (person,) = gallery.people()
         looks = gallery.looks("Ann")
-    assert ("Ann", 2, (MODEL,)) == (person.name, person.num_looks, person.models)
-    assert ["a.jpg", "b.jpg"] == [each.image for each in looks]
+    assert (person.name, person.num_looks, person.models) == ("Ann", 2, (MODEL,))
+    assert [each.image for each in looks] == ["a.jpg", "b.jpg"]
     np.testing.assert_array_equal(unit(1, 1), looks[1].embedding)
 
 
@@ -51,8 +51,8 @@ def test_the_same_image_is_not_enrolled_twice(path):
     with Gallery(path) as gallery:
         gallery.enrol("Ann", [look(1, 0)])
 
-        assert 0 == gallery.enrol("Ann", [look(1, 0)])
-        assert 1 == gallery.people()[0].num_looks
+        assert gallery.enrol("Ann", [look(1, 0)]) == 0
+        assert gallery.people()[0].num_looks == 1
 
 
 def test_who_is_removed_leaves_no_trace_in_the_file(path):
@@ -84,7 +84,7 @@ def test_a_failed_enrolment_leaves_nothing_behind(path):
         with pytest.raises(RuntimeError):
             gallery.enrol("Ann", [look(1, 0), Broken()])
 
-        assert [] == gallery.people()
+        assert gallery.people() == []
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101])
@@ -101,7 +101,7 @@ def test_similarity_is_to_the_nearest_look_or_the_mean(path):
 
     similarities = snapshot.similarities(np.stack((unit(1, 0, 0), unit(1, 1, 0), unit(0, 0, 1))))
 
-    assert ("Ann", "Bob") == snapshot.names
+    assert snapshot.names == ("Ann", "Bob")
     np.testing.assert_allclose([[1, 0], [1, 0], [0, 1]], similarities, atol=1e-6)
 
 
@@ -109,7 +109,9 @@ def test_embeddings_of_another_embedder_are_refused_in_words(path):
     with Gallery(path) as gallery:
         gallery.enrol("Ann", [look(1, 0, model="other@1")])
 
-        with pytest.raises(MienError, match=r"Ann enrolled with the embedder other@1, and .* enrol them again"):
+        with pytest.raises(
+            MienError, match=r"Ann enrolled with the embedder other@1, and .* enrol them again"
+        ):
             gallery.snapshot(MODEL)
 
 
@@ -151,19 +153,19 @@ def test_a_path_that_cannot_be_made_says_so(tmp_path):
 
 def test_the_pipelines_view_follows_what_others_change(path):
     live = LiveGallery(path, MODEL)
-    assert () == live.snapshot().names
+    assert live.snapshot().names == ()
 
     with Gallery(path) as gallery:
         gallery.enrol("Ann", [look(1, 0)])
         first = live.snapshot()
         assert live.snapshot() is first
         gallery.enrol("Bob", [look(0, 1)])
-        assert (("Ann",), ("Ann", "Bob")) == (first.names, live.snapshot().names)
+        assert (first.names, live.snapshot().names) == (("Ann",), ("Ann", "Bob"))
         gallery.remove("Ann")
-        assert ("Bob",) == live.snapshot().names
+        assert live.snapshot().names == ("Bob",)
 
     path.unlink()
-    assert () == live.snapshot().names
+    assert live.snapshot().names == ()
     live.close()
 
 
@@ -176,8 +178,8 @@ def test_a_change_that_cannot_be_used_keeps_the_people_of_before(path):
             names = live.snapshot().names
         live.close()
 
-    assert ("Ann",) == names
-    assert ["gallery_not_read"] == [each["event"] for each in logs]
+    assert names == ("Ann",)
+    assert [each["event"] for each in logs] == ["gallery_not_read"]
 
 
 def test_two_may_enrol_at_the_same_time(path):
@@ -195,4 +197,4 @@ def test_two_may_enrol_at_the_same_time(path):
         thread.join()
 
     with Gallery(path) as gallery:
-        assert [10, 10] == [person.num_looks for person in gallery.people()]
+        assert [person.num_looks for person in gallery.people()] == [10, 10]

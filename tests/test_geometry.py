@@ -29,7 +29,9 @@ def test_a_similarity_does_not_mirror():
     assert np.linalg.det(matrix[:, :2]) > 0
 
 
-@pytest.mark.parametrize(("method", "exact"), [("similarity", []), ("eyes", [0, 1]), ("eyes_nose", [0, 1, 2])])
+@pytest.mark.parametrize(
+    ("method", "exact"), [("similarity", []), ("eyes", [0, 1]), ("eyes_nose", [0, 1, 2])]
+)
 def test_each_alignment_lays_its_own_points_exactly(method, exact):
     rng = np.random.default_rng(0)
     points = turned(g.TEMPLATE, -15, 1.7, [20, 30]) + rng.normal(0, 3, (5, 2)).astype(np.float32)
@@ -54,7 +56,9 @@ def test_eyes_are_as_far_apart_as_the_crop_rules_say():
 def test_the_landmark_crop_is_the_square_of_1_25_times_the_longer_side():
     _, matrix = g.landmark_crop(np.zeros((400, 400, 3), np.uint8), [100, 120, 180, 220])
 
-    back = g.transform_points(np.array([[-0.5, -0.5], [127.5, 127.5]], np.float32), cv2.invertAffineTransform(matrix))
+    back = g.transform_points(
+        np.array([[-0.5, -0.5], [127.5, 127.5]], np.float32), cv2.invertAffineTransform(matrix)
+    )
 
     np.testing.assert_allclose(back, [[77, 107], [202, 232]], atol=0.51)
 

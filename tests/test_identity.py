@@ -27,8 +27,8 @@ def vote(*looks, weights=None, threshold=0.4):
 def test_a_match_is_the_nearest_person_and_the_lead_over_the_second():
     found = match(PEOPLE, np.array([0.8, 0.6, 0, 0], np.float32))
 
-    assert "Ann" == found.name
-    assert (0.8, 0.2) == pytest.approx((found.similarity, found.margin))
+    assert found.name == "Ann"
+    assert pytest.approx((found.similarity, found.margin)) == (0.8, 0.2)
 
 
 def test_nobody_enrolled_matches_nobody():
@@ -39,7 +39,7 @@ def test_a_single_person_has_no_lead_and_needs_none():
     found = match(GallerySnapshot(("Ann",), ANN[None], np.array([0])), ANN)
 
     assert None is found.margin
-    assert "known" == judged(found, 0.4, 0.05).status
+    assert judged(found, 0.4, 0.05).status == "known"
 
 
 @pytest.mark.parametrize(
@@ -56,26 +56,26 @@ def test_known_takes_the_threshold_and_the_lead(similarity, margin, status):
 def test_a_track_is_undecided_until_it_was_looked_at_often_enough():
     statuses = [vote(*[ANN] * number).decide(PEOPLE).status for number in (0, 2, 3)]
 
-    assert ["undecided", "undecided", "known"] == statuses
+    assert statuses == ["undecided", "undecided", "known"]
 
 
 def test_a_stranger_is_unknown_and_not_the_nearest():
     identity = vote(*[near(ANN, 0.2)] * 4).decide(PEOPLE)
 
-    assert ("unknown", None, 0.2) == (identity.status, identity.name, identity.similarity)
+    assert (identity.status, identity.name, identity.similarity) == ("unknown", None, 0.2)
 
 
 def test_where_nobody_is_enrolled_everybody_is_unknown_at_once():
     identity = vote().decide(EMPTY_SNAPSHOT)
 
-    assert ("unknown", None) == (identity.status, identity.similarity)
+    assert (identity.status, identity.similarity) == ("unknown", None)
 
 
 def test_good_looks_outvote_bad_ones():
     looks = [ANN, BOB, ANN, BOB, BOB]
 
-    assert "Ann" == vote(*looks, weights=[1, 0.1, 1, 0.1, 0.1]).decide(PEOPLE).name
-    assert "Bob" == vote(*looks, weights=[0.1, 1, 0.1, 1, 1]).decide(PEOPLE).name
+    assert vote(*looks, weights=[1, 0.1, 1, 0.1, 0.1]).decide(PEOPLE).name == "Ann"
+    assert vote(*looks, weights=[0.1, 1, 0.1, 1, 1]).decide(PEOPLE).name == "Bob"
 
 
 def test_looks_that_disagree_do_not_settle_on_a_name_without_a_lead():
@@ -83,7 +83,7 @@ def test_looks_that_disagree_do_not_settle_on_a_name_without_a_lead():
     for look in (ANN, BOB, ANN, BOB):
         cast.add(look, 1.0)
 
-    assert ("unknown", 0.0) == (cast.decide(PEOPLE).status, cast.decide(PEOPLE).margin)
+    assert (cast.decide(PEOPLE).status, cast.decide(PEOPLE).margin) == ("unknown", 0.0)
 
 
 def test_a_name_once_given_is_easier_to_keep():
@@ -91,8 +91,8 @@ def test_a_name_once_given_is_easier_to_keep():
     for _ in range(10):
         cast.add(near(ANN, 0.37).astype(np.float32), 1.0)
 
-    assert "Ann" == cast.decide(PEOPLE).name
-    assert "unknown" == vote(*[near(ANN, 0.37)] * 10).decide(PEOPLE).status
+    assert cast.decide(PEOPLE).name == "Ann"
+    assert vote(*[near(ANN, 0.37)] * 10).decide(PEOPLE).status == "unknown"
 
 
 def test_a_track_that_goes_over_to_another_person_forgets_the_first():
@@ -102,14 +102,14 @@ def test_a_track_that_goes_over_to_another_person_forgets_the_first():
         forgotten = cast.add(BOB, 1.0)
         names.append((forgotten, cast.decide(PEOPLE).name))
 
-    assert [(False, "Ann"), (False, "Ann"), (True, "Bob"), (False, "Bob")] == names
+    assert names == [(False, "Ann"), (False, "Ann"), (True, "Bob"), (False, "Bob")]
 
 
 def test_one_bad_look_changes_nothing():
     cast = vote(*[ANN] * 3)
     cast.add(CYD, 1.0)
 
-    assert ("Ann", 1.0) == (cast.decide(PEOPLE).name, cast.decide(PEOPLE).similarity)
+    assert (cast.decide(PEOPLE).name, cast.decide(PEOPLE).similarity) == ("Ann", 1.0)
 
 
 def test_who_is_enrolled_later_is_recognised_at_once():
@@ -118,7 +118,7 @@ def test_who_is_enrolled_later_is_recognised_at_once():
         cast.add(CYD, 1.0)
     later = GallerySnapshot(("Cyd",), CYD[None], np.array([0]))
 
-    assert ["unknown", "known", "unknown"] == [cast.decide(each).status for each in (PEOPLE, later, PEOPLE)]
+    assert [cast.decide(each).status for each in (PEOPLE, later, PEOPLE)] == ["unknown", "known", "unknown"]
 
 
 def identity(name, similarity):
@@ -131,9 +131,9 @@ def test_nobody_is_in_two_places_at_once():
         [identity("Ann", 0.5), identity("Ann", 0.7), identity(None, 0.1), identity("Bob", 0.5)]
     )
 
-    assert [None, "Ann", None, "Bob"] == [each.name for each in settled]
-    assert ["undecided", "known", "unknown", "known"] == [each.status for each in settled]
+    assert [each.name for each in settled] == [None, "Ann", None, "Bob"]
+    assert [each.status for each in settled] == ["undecided", "known", "unknown", "known"]
 
 
 def test_of_two_equals_the_first_has_the_name():
-    assert ["Ann", None] == [each.name for each in without_doubles([identity("Ann", 0.5)] * 2)]
+    assert [each.name for each in without_doubles([identity("Ann", 0.5)] * 2)] == ["Ann", None]

@@ -130,7 +130,7 @@ def test_images_of_a_folder_come_by_name_without_hidden_ones(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.touch()
 
-    assert ["a.png", "b.JPG", "in/d.webp"] == [str(p.relative_to(tmp_path)) for p in list_images(tmp_path)]
+    assert [str(p.relative_to(tmp_path)) for p in list_images(tmp_path)] == ["a.png", "b.JPG", "in/d.webp"]
 
 
 def test_a_list_keeps_missing_files_to_be_reported(tmp_path):

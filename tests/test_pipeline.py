@@ -4,7 +4,12 @@ import jsonschema
 import msgspec
 import numpy as np
 import pytest
-from fakes import (
+
+from daemon.config import Config
+from daemon.gallery import GallerySnapshot
+from daemon.pipeline import FacePipeline
+from daemon.records import FacesEvent, TrackEvent, encode, event_schemas, kind_of
+from tests.fakes import (
     ANN,
     BOB,
     CYD,
@@ -18,11 +23,6 @@ from fakes import (
     scene,
     walk,
 )
-
-from daemon.config import Config
-from daemon.gallery import GallerySnapshot
-from daemon.pipeline import FacePipeline
-from daemon.records import FacesEvent, TrackEvent, encode, event_schemas, kind_of
 
 
 class People:
@@ -70,14 +70,19 @@ def test_two_people_are_followed_named_and_read():
     events = events_of(pipeline, walk(STAY, OTHER, num=50)) + pipeline.close_camera("door")
 
     ann, bob = faces_of(events)[-1].faces
-    assert [("known", "Ann"), ("unknown", None)] == [(f.identity.status, f.identity.name) for f in (ann, bob)]
-    assert (31.0, "female", 0.95, "happiness") == (ann.age, ann.gender, ann.gender_score, ann.max_emotion)
-    assert (58.0, "male", 0.9, "neutral") == (bob.age, bob.gender, bob.gender_score, bob.max_emotion)
-    assert [(60.0, 60.0, 124.0, 124.0), (180.0, 60.0, 244.0, 124.0)] == [ann.box_xyxy, bob.box_xyxy]
-    assert ann.quality.usable and 19.8 == ann.quality.interocular_px
-    assert [(1, "entered"), (2, "entered"), (1, "identified"), (2, "changed"), (1, "left"), (2, "left")] == turns_of(
-        events
-    )
+    assert [(f.identity.status, f.identity.name) for f in (ann, bob)] == [("known", "Ann"), ("unknown", None)]
+    assert (ann.age, ann.gender, ann.gender_score, ann.max_emotion) == (31.0, "female", 0.95, "happiness")
+    assert (bob.age, bob.gender, bob.gender_score, bob.max_emotion) == (58.0, "male", 0.9, "neutral")
+    assert [ann.box_xyxy, bob.box_xyxy] == [(60.0, 60.0, 124.0, 124.0), (180.0, 60.0, 244.0, 124.0)]
+    assert ann.quality.usable and ann.quality.interocular_px == 19.8
+    assert turns_of(events) == [
+        (1, "entered"),
+        (2, "entered"),
+        (1, "identified"),
+        (2, "changed"),
+        (1, "left"),
+        (2, "left"),
+    ]
 
 
 def test_every_event_fits_its_shipped_schema():
@@ -104,8 +109,8 @@ def test_models_look_again_only_when_it_is_due():
 
     events_of(pipeline_of(engines=engines), frames)
 
-    assert 198 == engines.landmarks.faces
-    assert 2 * 8 == engines.attributes.faces
+    assert engines.landmarks.faces == 198
+    assert engines.attributes.faces == 2 * 8
     assert 2 * 8 <= engines.embedder.faces <= 2 * 12
 
 
@@ -114,7 +119,7 @@ def test_every_frame_looks_at_every_face():
 
     events_of(pipeline_of(engines=engines, every_frame=True), walk(STAY, num=20))
 
-    assert (19, 19) == (engines.attributes.faces, engines.embedder.faces)
+    assert (engines.attributes.faces, engines.embedder.faces) == (19, 19)
 
 
 def test_a_face_that_has_grown_is_looked_at_at_once():
@@ -125,14 +130,14 @@ def test_a_face_that_has_grown_is_looked_at_at_once():
 
     events_of(pipeline_of(engines=engines, config=config), frames)
 
-    assert 2 == engines.attributes.faces
+    assert engines.attributes.faces == 2
 
 
 def test_events_say_how_old_the_attributes_are():
     events = faces_of(events_of(pipeline_of(), walk(STAY, num=16)))
 
     ages = [event.faces[0].attributes_age_ms for event in events]
-    assert [0.0, 40.0, 80.0] == ages[:3]
+    assert ages[:3] == [0.0, 40.0, 80.0]
     assert max(ages) == 480.0 and ages[13] == 0.0
 
 
@@ -155,7 +160,7 @@ def test_what_is_switched_off_is_absent_and_its_engine_rests():
     face = json.loads(encode(faces_of(events)[-1]))["faces"][0]
     assert {"gender", "gender_score", "attributes_age_ms"} < face.keys()
     assert face.keys().isdisjoint({"identity", "emotion", "max_emotion", "age", "embedding"})
-    assert 0 == engines.embedder.faces
+    assert engines.embedder.faces == 0
 
 
 def test_without_the_engines_detection_and_tracks_remain():
@@ -173,17 +178,17 @@ def test_a_look_that_fails_the_gate_is_neither_named_nor_judged_and_says_why():
     events = faces_of(events_of(pipeline_of(engines=engines), walk(STAY, num=20)))
 
     face = events[-1].faces[0]
-    assert (False, ("averted",)) == (face.quality.usable, face.quality.reasons)
-    assert ("undecided", None, None) == (face.identity.status, face.age, face.attributes_age_ms)
-    assert (0, 0) == (engines.attributes.faces, engines.embedder.faces)
+    assert (face.quality.usable, face.quality.reasons) == (False, ("averted",))
+    assert (face.identity.status, face.age, face.attributes_age_ms) == ("undecided", None, None)
+    assert (engines.attributes.faces, engines.embedder.faces) == (0, 0)
 
 
 def test_a_frame_without_a_face_is_told_of_only_by_option():
     empty = [frame(scene(), i) for i in range(3)]
 
-    assert [] == events_of(pipeline_of(), empty)
+    assert events_of(pipeline_of(), empty) == []
     config = config_of(publish={"empty_frames": True})
-    assert [(), (), ()] == [event.faces for event in events_of(pipeline_of(config=config), empty)]
+    assert [event.faces for event in events_of(pipeline_of(config=config), empty)] == [(), (), ()]
 
 
 def test_dropped_frames_add_up_until_an_event_tells_of_them():
@@ -192,7 +197,7 @@ def test_dropped_frames_add_up_until_an_event_tells_of_them():
 
     events = events_of(pipeline, [frame(image, i, dropped=2) for i, image in enumerate(images)])
 
-    assert [4, 4] == [event.dropped for event in faces_of(events)]
+    assert [event.dropped for event in faces_of(events)] == [4, 4]
 
 
 def test_latency_is_told_of_live_frames_only():
@@ -202,7 +207,7 @@ def test_latency_is_told_of_live_frames_only():
     (event,) = faces_of(events_of(pipeline_of(), live))
     (replayed,) = faces_of(events_of(pipeline_of(), [frame(image, i) for i in range(2)]))
 
-    assert ["wait", "detect", "track", "landmarks", "embed", "attributes", "total"] == list(event.latency_ms)
+    assert list(event.latency_ms) == ["wait", "detect", "track", "landmarks", "embed", "attributes", "total"]
     assert event.latency_ms["total"] >= event.latency_ms["detect"] > 0
     assert msgspec.UNSET is replayed.latency_ms
 
@@ -214,8 +219,8 @@ def test_cameras_are_followed_apart_in_one_batch():
     events = [e for pair in zip(door, yard, strict=True) for e in pipeline.process(pair)]
 
     assert {("door", 1), ("yard", 1)} == {(e.camera, e.faces[0].track) for e in faces_of(events)}
-    assert [("left", 1)] == [(e.phase, e.track) for e in pipeline.close_camera("yard")]
-    assert [] == pipeline.close_camera("yard")
+    assert [(e.phase, e.track) for e in pipeline.close_camera("yard")] == [("left", 1)]
+    assert pipeline.close_camera("yard") == []
 
 
 def test_who_comes_back_is_a_new_track_and_recognised_again():
@@ -228,8 +233,12 @@ def test_who_comes_back_is_a_new_track_and_recognised_again():
     turns = [(1, "entered"), (1, "identified"), (1, "left"), (2, "entered"), (2, "identified")]
     assert turns == turns_of(events)
     (left,) = [e for e in events if isinstance(e, TrackEvent) and e.phase == "left"]
-    assert (20, "Ann", 0.76) == (left.frames + 1, left.identity.name, (left.ended_at - left.started_at).total_seconds())
-    assert ("female", "happiness", 31.0) == (left.gender, left.max_emotion, left.age)
+    assert (
+        left.frames + 1,
+        left.identity.name,
+        (left.ended_at - left.started_at).total_seconds(),
+    ) == (20, "Ann", 0.76)
+    assert (left.gender, left.max_emotion, left.age) == ("female", "happiness", 31.0)
 
 
 def test_a_person_is_in_one_place_at_a_time():
@@ -243,7 +252,7 @@ def test_a_person_is_in_one_place_at_a_time():
 
     last = faces_of(events_of(pipeline, walk(STAY, OTHER, num=20)))[-1]
 
-    assert ["known", "undecided"] == [face.identity.status for face in last.faces]
+    assert [face.identity.status for face in last.faces] == ["known", "undecided"]
 
 
 def test_two_who_cross_keep_track_name_and_age():
@@ -255,13 +264,13 @@ def test_two_who_cross_keep_track_name_and_age():
     for event in faces_of(events):
         names = {face.track: face.identity.name for face in event.faces}
         assert names.items() <= {1: "Ann", 2: "Bob"}.items() or None in names.values()
-    assert {1: "Ann", 2: "Bob"} == {face.track: face.identity.name for face in faces_of(events)[-1].faces}
+    assert {face.track: face.identity.name for face in faces_of(events)[-1].faces} == {1: "Ann", 2: "Bob"}
 
 
 def test_faces_below_the_least_size_are_passed_over():
     config = config_of(camera={"min_face_px": 80})
 
-    assert [] == events_of(pipeline_of(config=config), walk(STAY, num=5))
+    assert events_of(pipeline_of(config=config), walk(STAY, num=5)) == []
 
 
 def test_empty_galleries_cost_no_embeddings():
@@ -269,8 +278,8 @@ def test_empty_galleries_cost_no_embeddings():
 
     events = events_of(pipeline_of(People(), engines), walk(STAY, num=5))
 
-    assert 0 == engines.embedder.faces
-    assert "unknown" == faces_of(events)[-1].faces[0].identity.status
+    assert engines.embedder.faces == 0
+    assert faces_of(events)[-1].faces[0].identity.status == "unknown"
 
 
 def test_embeddings_are_told_by_option():
@@ -278,8 +287,8 @@ def test_embeddings_are_told_by_option():
 
     face = faces_of(events_of(pipeline_of(People(), config=config), walk(STAY, num=5)))[-1].faces[0]
 
-    assert DIMENSIONS == len(face.embedding)
-    assert 1 == pytest.approx(sum(value**2 for value in face.embedding), abs=1e-3)
+    assert len(face.embedding) == DIMENSIONS
+    assert pytest.approx(sum(value**2 for value in face.embedding), abs=1e-3) == 1
 
 
 def test_a_faint_detection_says_so():
@@ -291,4 +300,4 @@ def test_a_faint_detection_says_so():
 
     (event,) = faces_of(pipeline.process([frames[5]]))
 
-    assert ("low_score",) == event.faces[0].quality.reasons
+    assert event.faces[0].quality.reasons == ("low_score",)

@@ -32,7 +32,12 @@ HARD_LABELS = {
     "surprise": "surprise",
 }
 # Interocular px and eye height (0..1) as each set is stored: the first guess for the landmarks.
-STORED = {"utkface": (43.0, 0.30), "ferplus": (42.0, 0.38), "emotion_masked": (43.0, 0.32), "expw": (32.0, 0.45)}
+STORED = {
+    "utkface": (43.0, 0.30),
+    "ferplus": (42.0, 0.38),
+    "emotion_masked": (43.0, 0.32),
+    "expw": (32.0, 0.45),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,9 @@ class AttributesConfig:
     start: str = ""  # an embedder checkpoint whose trunk to start from; none: from scratch
     limit: int = 0  # images used of each set; 0 is all
     fit: FitOptions = field(
-        default_factory=lambda: FitOptions(epochs=30, steps_per_epoch=100, batch_size=64, learning_rate=1.5e-3)
+        default_factory=lambda: FitOptions(
+            epochs=30, steps_per_epoch=100, batch_size=64, learning_rate=1.5e-3
+        )
     )
 
 
@@ -66,7 +73,9 @@ def align_set(data: ImageZip, name: str, files: list[str], finder: FaceFinder) -
     for batch in batched(files):
         images = [data.image(file) for file in batch]
         if name == "ferplus":
-            images = [cv2.resize(i, (112, 112), interpolation=cv2.INTER_CUBIC).astype(np.uint8) for i in images]
+            images = [
+                cv2.resize(i, (112, 112), interpolation=cv2.INTER_CUBIC).astype(np.uint8) for i in images
+            ]
         guess = box_from_interocular(images[0].shape[0], interocular, height)
         points, _ = finder.refine(images, np.tile(guess, (len(images), 1)))
         crops += [stored_crop(i, p, ATTRIBUTE_TEMPLATE) for i, p in zip(images, points, strict=True)]
@@ -95,7 +104,9 @@ def ferplus_rows(data: ImageZip, part: str) -> list[dict[str, str]]:
     rows = [row for row in first.values() if row["usage"] in usage and votes(row).sum() > 0]
     if part == "test":
         return [row for row in rows if _clear_winner(row)]
-    return [row for row in rows if row["dup_of"] not in first or first[row["dup_of"]]["usage"] == row["usage"]]
+    return [
+        row for row in rows if row["dup_of"] not in first or first[row["dup_of"]]["usage"] == row["usage"]
+    ]
 
 
 def votes(row: dict[str, str]) -> Floats:
@@ -153,7 +164,11 @@ class AttributeSamples(RandomSamples):
     def sample(self, rng: np.random.Generator) -> tuple[Image, np.float32, np.float32, Floats]:
         faces = self.sets[int(rng.choice(len(self.sets), p=self.shares))]
         i = int(rng.integers(len(faces)))
-        crop = warp(faces.crops[i], jitter_matrix(rng, STORED_SIZE, degrees=8, scale=0.08, shift=0.02), (STORED_SIZE,) * 2)
+        crop = warp(
+            faces.crops[i],
+            jitter_matrix(rng, STORED_SIZE, degrees=8, scale=0.08, shift=0.02),
+            (STORED_SIZE,) * 2,
+        )
         crop = crop[ROOM:-ROOM, ROOM:-ROOM]
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
@@ -201,4 +216,6 @@ def train(config: AttributesConfig) -> nn.Module:
     network = AttributesNet()
     if config.start:
         start_from(network, config.start)
-    return fit(AttributesRecipe(network, config.fit), AttributeSamples(sets, [4, 4, 1.5, 0.5]), Path(config.run))
+    return fit(
+        AttributesRecipe(network, config.fit), AttributeSamples(sets, [4, 4, 1.5, 0.5]), Path(config.run)
+    )

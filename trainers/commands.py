@@ -26,7 +26,9 @@ def train(recipe: Recipe, settings: Settings = None) -> None:
 def evaluate(
     recipe: Recipe,
     settings: Settings = None,
-    write_card: Annotated[Path | None, typer.Option(help="Put the figures into this checkpoint's card.md.")] = None,
+    write_card: Annotated[
+        Path | None, typer.Option(help="Put the figures into this checkpoint's card.md.")
+    ] = None,
 ) -> None:
     """Measure a model on held-out data, through the engines as they are used."""
     _check(recipe)

@@ -78,5 +78,9 @@ def _match(boxes: Floats, faces: Floats, ignored: Floats, min_side: float) -> tu
         if len(faces) and open_overlap.max() >= MATCH_IOU:
             free[int(open_overlap.argmax())] = False
             hit[i] = True
-    beside = iou_matrix(boxes, ignored).max(1) >= MATCH_IOU if len(ignored) and len(boxes) else np.zeros(len(boxes), bool)
+    beside = (
+        iou_matrix(boxes, ignored).max(1) >= MATCH_IOU
+        if len(ignored) and len(boxes)
+        else np.zeros(len(boxes), bool)
+    )
     return hit, hit | ~(beside | (_sides(boxes) < min_side))

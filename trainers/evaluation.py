@@ -219,7 +219,9 @@ def choose_threshold(recipe: str, config: object, weights: Path) -> float:
 def _embedder_threshold(config: EvaluationConfig, weights: Path) -> float:
     """The shipped detector and landmarks find the faces; the new embedder judges them."""
     with ImageZip(config.data, "celeba_faces") as data:
-        rows = [row for row in data.rows() if recognition.is_validation(int(row["identity"]))][: config.limit or None]
+        rows = [row for row in data.rows() if recognition.is_validation(int(row["identity"]))][
+            : config.limit or None
+        ]
         images = [data.image(row["file"]) for row in rows]
     points, _ = faces_through_chain(config, images, (128, 128), recognition.LFW_BOX)
     crops = np.stack([recognition_crop(i, p) for i, p in zip(images, points, strict=True)])
@@ -230,4 +232,3 @@ def _embedder_threshold(config: EvaluationConfig, weights: Path) -> float:
     if not other.any():
         return 0.5
     return round(tar_at_far((embeddings @ embeddings.T)[i, j], ~other, 1e-3)[1], 3)
-

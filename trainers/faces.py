@@ -28,7 +28,7 @@ def box_from_landmarks(points: Floats) -> Floats:
 def box_from_interocular(size: int, interocular_px: float, eye_height: float) -> Floats:
     """A first guess for a set of centred faces: eyes at `eye_height` (0..1) of a size x size picture."""
     scale = interocular_px / float(TEMPLATE[1, 0] - TEMPLATE[0, 0])
-    cx, cy, side = TEMPLATE_BOX
+    _, cy, side = TEMPLATE_BOX
     centre = np.array([size / 2, size * eye_height + (cy - TEMPLATE[:2, 1].mean()) * scale])
     half = side / 2 * scale
     return np.array([*(centre - half), *(centre + half)], np.float32)
@@ -58,7 +58,9 @@ def central_face(detector: Engine, image: Image, min_score: float | None = None)
     return found.boxes_xyxy[int(np.linalg.norm(centres - middle, axis=1).argmin())]
 
 
-def stored_crop(image: Image, points: Floats, template: Floats = TEMPLATE, method: str = "similarity") -> Image:
+def stored_crop(
+    image: Image, points: Floats, template: Floats = TEMPLATE, method: str = "similarity"
+) -> Image:
     """144x144x3 aligned crop: the 112x112 one with 16 px more around it."""
     matrix = alignment_matrix(points, template, method)
     matrix = matrix + np.array([[0, 0, ROOM], [0, 0, ROOM]], np.float32)

@@ -1,5 +1,6 @@
 """One training loop for every recipe: Lightning, bf16, AdamW, a warmed-up cosine, averaged weights, resume."""
 
+import logging
 import math
 import os
 import time
@@ -58,7 +59,9 @@ class Recipe(L.LightningModule):
     def __init__(self, network: nn.Module, options: FitOptions) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True)
+        self.averaged = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True
+        )
         self.options = options
         self.started = time.monotonic()
 
@@ -76,13 +79,18 @@ class Recipe(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         figures = {k: round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
         minutes = (time.monotonic() - self.started) / 60
-        print(f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs} {minutes:.1f} min {figures}", flush=True)
+        print(
+            f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs} {minutes:.1f} min {figures}",
+            flush=True,
+        )
 
     def configure_optimizers(self) -> dict:
         decayed = [p for p in self.parameters_to_train() if p.ndim > 1]
         plain = [p for p in self.parameters_to_train() if p.ndim <= 1]
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, self.options.learning_rate, weight_decay=self.options.weight_decay)
+        optimizer = torch.optim.AdamW(
+            groups, self.options.learning_rate, weight_decay=self.options.weight_decay
+        )
         total = self.options.epochs * self.options.steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step / total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -113,8 +121,11 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path) -> nn.Module:
         torch.set_num_threads(options.threads)
     samples.length = options.batch_size * options.steps_per_epoch
     loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips are for others
     last = run / "last.ckpt"
-    keep = ModelCheckpoint(run, filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    keep = ModelCheckpoint(
+        run, filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+    )
     callbacks = [keep, _NextEpoch()]
     if options.progress and os.isatty(2):
         callbacks.append(TQDMProgressBar())
@@ -133,6 +144,7 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path) -> nn.Module:
     with warnings.catch_warnings():
         # Lightning advises more loader workers; on two cores they would only take time from training.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming
         trainer.fit(recipe, loader, ckpt_path=last if last.exists() else None, weights_only=True)
     return recipe.averaged.module.eval().cpu()
 

@@ -7,10 +7,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines.geometry import LANDMARK_SIZE, Floats, Image, landmark_matrix, points_to_heatmaps, transform_points, warp
+from engines.geometry import (
+    LANDMARK_SIZE,
+    Floats,
+    Image,
+    landmark_matrix,
+    points_to_heatmaps,
+    transform_points,
+    warp,
+)
 from engines.networks import StackedHourglass
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
-from trainers.transforms import LANDMARK_SWAP, compose, jitter_matrix, occlude, photometric, replicate_black_border
+from trainers.transforms import (
+    LANDMARK_SWAP,
+    compose,
+    jitter_matrix,
+    occlude,
+    photometric,
+    replicate_black_border,
+)
 from trainers.zips import ImageZip, row_points
 
 # A detector draws forehead to chin; the human boxes of MTFL are tighter. Medians over 500 images (YuNet).
@@ -44,7 +59,9 @@ class LandmarkSamples(RandomSamples):
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, Floats]:
         i = int(rng.integers(len(self.images)))
-        jitter = jitter_matrix(rng, LANDMARK_SIZE, degrees=45 if rng.random() < 0.5 else 15, scale=0.18, shift=0.07)
+        jitter = jitter_matrix(
+            rng, LANDMARK_SIZE, degrees=45 if rng.random() < 0.5 else 15, scale=0.18, shift=0.07
+        )
         matrix = compose(jitter, landmark_matrix(self.boxes[i]))
         crop = warp(self.images[i], matrix, (LANDMARK_SIZE, LANDMARK_SIZE))
         points = transform_points(self.points[i], matrix)

@@ -13,7 +13,12 @@ from trainers import attributes, detector, landmarks, recognition
 from trainers.options import override
 
 FIGURES_START, FIGURES_END = "<!-- figures -->", "<!-- /figures -->"
-MODEL_OF = {"detector": "detector", "landmarks": "landmarks", "recognition": "embedder", "attributes": "attributes"}
+MODEL_OF = {
+    "detector": "detector",
+    "landmarks": "landmarks",
+    "recognition": "embedder",
+    "attributes": "attributes",
+}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "detector": detector.DetectorConfig,
     "landmarks": landmarks.LandmarksConfig,
@@ -81,13 +86,17 @@ def finish(recipe: str, config: Any, network: nn.Module) -> Path:
 def spec_of(recipe: str, config: Any) -> ModelSpec:
     if recipe == "detector":
         args = {"width": config.width, "neck": config.neck}
-        return ModelSpec("detector", "detector", "Detector", args, (640, 384), ("scores", "sides"), threshold=0.5)
+        return ModelSpec(
+            "detector", "detector", "Detector", args, (640, 384), ("scores", "sides"), threshold=0.5
+        )
     if recipe == "landmarks":
         args = {"stacks": config.stacks, "channels": config.channels}
         return ModelSpec("landmarks", "landmarks", "StackedHourglass", args, (128, 128), ("heatmaps",))
     if recipe == "recognition":
         args = {"embedding_size": config.embedding_size}
-        return ModelSpec("embedder", "embedder", "FaceResNet", args, (112, 112), ("embedding",), threshold=0.5)
+        return ModelSpec(
+            "embedder", "embedder", "FaceResNet", args, (112, 112), ("embedding",), threshold=0.5
+        )
     outputs = ("age_years", "female", "emotion")
     return ModelSpec("attributes", "attributes", "AttributesNet", {}, (112, 112), outputs, labels=EMOTIONS)
 

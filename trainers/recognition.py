@@ -150,11 +150,19 @@ class FaceSamples(RandomSamples):
         number = {int(person): i for i, person in enumerate(people)}
         self.label = np.array([number.get(int(person), -1) for person in faces.identity])
         self.crops = faces.crops
-        self.teacher = np.zeros((len(faces.crops), embedding_size), np.float32) if faces.teacher is None else faces.teacher
+        self.teacher = (
+            np.zeros((len(faces.crops), embedding_size), np.float32)
+            if faces.teacher is None
+            else faces.teacher
+        )
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
         i = int(rng.integers(len(self.crops)))
-        crop = warp(self.crops[i], jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02), (STORED_SIZE,) * 2)
+        crop = warp(
+            self.crops[i],
+            jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02),
+            (STORED_SIZE,) * 2,
+        )
         crop = crop[ROOM:-ROOM, ROOM:-ROOM]
         if rng.random() < 0.5:
             crop = crop[:, ::-1]

@@ -17,7 +17,9 @@ HELD_OUT_EVERY = 7
 PAD = 114  # what the detector's letterbox is padded with
 # Longer sides in px that each stride is answerable for; they overlap, and a face there teaches both.
 SIDE_RANGES = ((0, 64), (40, 160), (110, 10_000))
-CENTRE_RADIUS = 1.5  # strides around a face's centre that count as the face (Tian et al. 2019, centre sampling)
+CENTRE_RADIUS = (
+    1.5  # strides around a face's centre that count as the face (Tian et al. 2019, centre sampling)
+)
 MOSAIC = 0.35  # share of samples
 SMALLEST_FACE = 8  # px: smaller ones are neither taught nor punished
 
@@ -34,7 +36,9 @@ class Scene:
 
 def _boxes(rows: list[dict[str, str]], origin: str, low: float, high: float = 2.0) -> Floats:
     chosen = [r for r in rows if r["origin"] == origin and low <= float(r["score"] or 1) < high]
-    return np.array([[float(r[k]) for k in ("x1", "y1", "x2", "y2")] for r in chosen], np.float32).reshape(-1, 4)
+    return np.array([[float(r[k]) for k in ("x1", "y1", "x2", "y2")] for r in chosen], np.float32).reshape(
+        -1, 4
+    )
 
 
 def _unmatched(boxes: Floats, others: Floats, max_iou: float = 0.4) -> np.ndarray:
@@ -151,7 +155,9 @@ class SceneSamples(RandomSamples):
         image = np.vstack((np.hstack(pictures[:2]), np.hstack(pictures[2:])))
         corners = np.array([[0, 0], [half, 0], [0, half], [half, half]], np.float32)
         shifts = np.tile(corners, 2)  # (4, 4)
-        return image, *(np.concatenate([b + s for b, s in zip(boxes, shifts, strict=True)]) for boxes in (faces, doubtful))
+        return image, *(
+            np.concatenate([b + s for b, s in zip(boxes, shifts, strict=True)]) for boxes in (faces, doubtful)
+        )
 
     def crop(self, rng: np.random.Generator, size: int) -> tuple[Image, Floats, Floats]:
         """Around a face of a drawn size; a whole picture; anywhere; or where every face is painted over."""
@@ -161,7 +167,9 @@ class SceneSamples(RandomSamples):
             face = scene.faces[int(rng.integers(len(scene.faces)))]
             side = float(max(face[2] - face[0], face[3] - face[1], 2))
             scale = float(np.clip(np.exp(rng.uniform(np.log(9), np.log(size * 0.85))) / side, 0.15, 3.0))
-            return cut(scene, scale, (face[:2] + face[2:]) / 2 * scale - rng.uniform(0.1, 0.9, 2) * size, size)
+            return cut(
+                scene, scale, (face[:2] + face[2:]) / 2 * scale - rng.uniform(0.1, 0.9, 2) * size, size
+            )
         scene = self.scenes[int(rng.integers(len(self.scenes)))]
         height, width = scene.image.shape[:2]
         if kind < 0.68:
@@ -199,7 +207,9 @@ def cut(scene: Scene, scale: float, origin: np.ndarray, size: int) -> tuple[Imag
     offset = np.array([left - x1 * scale, top - y1 * scale] * 2, np.float32)
     whole, doubtful = scene.faces * scale + offset, scene.doubtful * scale + offset
     clipped = whole.clip(0, size)
-    left_over = (clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum((whole[:, 2:] - whole[:, :2]).prod(1), 1e-6)
+    left_over = (clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum(
+        (whole[:, 2:] - whole[:, :2]).prod(1), 1e-6
+    )
     sides = (clipped[:, 2:] - clipped[:, :2]).max(1) if len(clipped) else np.zeros(0)
     sure = (left_over >= 0.45) & (sides >= SMALLEST_FACE)
     unsure = ~sure & (left_over > 0)
@@ -211,7 +221,9 @@ def paint_over(rng: np.random.Generator, scene: Scene) -> Scene:
     image = scene.image.copy()
     height, width = image.shape[:2]
     for box in np.concatenate((scene.faces, scene.doubtful)):
-        x1, y1, x2, y2 = (int(v) for v in (*np.maximum(box[:2] - 1, 0), *np.minimum(box[2:] + 1, [width, height])))
+        x1, y1, x2, y2 = (
+            int(v) for v in (*np.maximum(box[:2] - 1, 0), *np.minimum(box[2:] + 1, [width, height]))
+        )
         if x2 <= x1 or y2 <= y1:
             continue
         how = rng.random()

@@ -20,7 +20,9 @@ class TeacherEmbedder:
         import openvino
 
         if not Path(path).is_file():
-            raise MienError(f"{path}: the teacher is missing; set teacher=FILE, or teacher= to train without one")
+            raise MienError(
+                f"{path}: the teacher is missing; set teacher=FILE, or teacher= to train without one"
+            )
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
         self._model = openvino.Core().compile_model(path, "CPU", options)
         self._mirror = mirror

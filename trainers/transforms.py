@@ -21,9 +21,7 @@ def replicate_black_border(image: Image, black: float = 8.0) -> Image:
     return image[ys][:, xs]
 
 
-def jitter_matrix(
-    rng: np.random.Generator, size: int, degrees: float, scale: float, shift: float
-) -> Floats:
+def jitter_matrix(rng: np.random.Generator, size: int, degrees: float, scale: float, shift: float) -> Floats:
     """2x3 map of a square crop onto itself: rotation up to +-degrees, size within +-scale, shift in sizes."""
     angle = rng.uniform(-degrees, degrees)
     middle = (size - 1) / 2

@@ -40,7 +40,12 @@ def analyze(
     assert engines.embedder is not None
     people = LiveGallery(settings.gallery.path, model_id(engines.embedder.spec)).snapshot()
     analyst = Analyst(engines, settings.quality, settings.identity, people, embeddings, min_score)
-    entries = (analyst.image(path) for path in track(images, "analysing", console=console, transient=True))
+    entries = (
+        analyst.image(path)
+        for path in track(
+            images, "analysing", console=console, transient=True, disable=not console.is_terminal
+        )
+    )
     errors = write_analysis(entries, out, lines=jsonl)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,9 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="An image.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
     out: Annotated[Path | None, typer.Option(help="Write a picture of the two aligned crops here.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="The similarity from which it is one person.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="The similarity from which it is one person.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as one JSON object.")] = False,
     backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,

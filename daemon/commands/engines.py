@@ -10,14 +10,20 @@ import typer
 app = typer.Typer(help="Build, list or verify engines.", no_args_is_help=True)
 
 Backend = Annotated[str, typer.Option(help="auto, openvino or eager.")]
-Cache = Annotated[Path | None, typer.Option(help="Where engines are kept; by default the user's cache folder.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Where engines are kept; by default the user's cache folder.")
+]
 
 
 @app.command()
 def build(
-    model: Annotated[str | None, typer.Argument(help="detector, landmarks, embedder or attributes; all.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="detector, landmarks, embedder or attributes; all.")
+    ] = None,
     backend: Backend = "auto",
-    size: Annotated[tuple[int, int] | None, typer.Option(help="Input width and height, for the detector.")] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Input width and height, for the detector.")
+    ] = None,
     cache: Cache = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is in order.")] = False,
 ) -> None:
@@ -26,7 +32,9 @@ def build(
 
     from engines.runtime import MODELS, resolve, why_unusable
 
-    requests = [resolve(m, backend, size if m == "detector" else None, None, cache) for m in _models(model, MODELS)]
+    requests = [
+        resolve(m, backend, size if m == "detector" else None, None, cache) for m in _models(model, MODELS)
+    ]
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns) as progress:
         for request in requests:
@@ -63,13 +71,17 @@ def list_engines(cache: Cache = None) -> None:
         found = EngineManifest.load(request.folder)
         parity = f"{max(found.parity.values()):.1e}"
         seconds = f"{found.build_seconds:.1f} s"
-        table.add_row(request.model, size, found.backend, found.precision, parity, seconds, reason or "in order")
+        table.add_row(
+            request.model, size, found.backend, found.precision, parity, seconds, reason or "in order"
+        )
     Console().print(table)
 
 
 @app.command()
 def verify(
-    model: Annotated[str | None, typer.Argument(help="One model; by default all that are in the cache.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="One model; by default all that are in the cache.")
+    ] = None,
     cache: Cache = None,
 ) -> None:
     """Compare every cached engine with eager torch again. Exit code 1 if one is off or damaged."""

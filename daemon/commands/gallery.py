@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Enrol, list, show or remove people.", no_args_is_help=True)
 
-GalleryPath = Annotated[Path | None, typer.Option("--gallery", help="The gallery file, instead of the config's.")]
+GalleryPath = Annotated[
+    Path | None, typer.Option("--gallery", help="The gallery file, instead of the config's.")
+]
 ConfigPath = Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")]
 
 
@@ -20,7 +22,8 @@ ConfigPath = Annotated[Path | None, typer.Option(help="The configuration whose s
 def enroll(
     name: Annotated[str, typer.Argument(help="The person's name.")],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Images with this person's face alone, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Images with this person's face alone, or folders of them."),
     ],
     any_quality: Annotated[
         bool, typer.Option("--any-quality", help="Enrol small, blurred or badly lit faces, too.")
@@ -45,11 +48,8 @@ def enroll(
     console = Console(stderr=True)
     with Gallery(settings.gallery.path) as opened:
         engines = load_still_engines(settings, attributes=False, progress=console.print)
-        done = iter(track(paths, "looking", console=console, transient=True))
-        next(done)
-        result = enrol(
-            opened, engines, name, paths, settings.quality, any_quality=any_quality, told=lambda: next(done, None)
-        )
+        shown = track(paths, "looking", console=console, transient=True, disable=not console.is_terminal)
+        result = enrol(opened, engines, name, shown, settings.quality, any_quality=any_quality)
         total = next(person.num_looks for person in opened.people() if person.name == name)
     for failure in result.failures:
         typer.echo(f"error: {failure}", err=True)

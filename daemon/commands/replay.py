@@ -17,23 +17,29 @@ class Speed(StrEnum):
 
 
 def replay(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files, or folders of images.")],
+    videos: Annotated[
+        list[str], typer.Argument(metavar="VIDEO...", help="Video files, or folders of images.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Write the events here, as JSON lines.")] = None,
     annotate: Annotated[
         Path | None, typer.Option(help="Write the annotated video here (.mp4); for several videos, a folder.")
     ] = None,
-    publish: Annotated[bool, typer.Option("--publish", help="Publish the events as the daemon does.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Publish the events as the daemon does.")
+    ] = False,
     endpoint: Annotated[str | None, typer.Option(help="Where to publish, instead of the config's.")] = None,
     speed: Annotated[Speed, typer.Option(help="As fast as it goes, or as fast as it was.")] = Speed.max,
     every_frame: Annotated[
-        bool, typer.Option("--every-frame", help="Name and read every face in every frame, not only when due.")
+        bool,
+        typer.Option("--every-frame", help="Name and read every face in every frame, not only when due."),
     ] = False,
     empty_frames: Annotated[
         bool, typer.Option("--empty-frames", help="Tell of frames without a face, too.")
     ] = False,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Put embeddings into the events.")] = False,
     start_time: Annotated[
-        str | None, typer.Option(help="When the first frame was taken, RFC 3339; by default 1970-01-01T00:00:00Z.")
+        str | None,
+        typer.Option(help="When the first frame was taken, RFC 3339; by default 1970-01-01T00:00:00Z."),
     ] = None,
     detector_size: Annotated[
         tuple[int, int] | None, typer.Option(help="Width and height the detector works at.")
@@ -54,7 +60,7 @@ def replay(
     from daemon.settings import camera_template, effective
     from daemon.telemetry import configure_logging
 
-    changes = {
+    changes: dict[str, dict[str, object]] = {
         "gallery": {"path": gallery},
         "engines": {"backend": backend},
         "publish": {

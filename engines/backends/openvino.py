@@ -36,7 +36,9 @@ class OpenVinoEngine:
     def __call__(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         results = self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
         # The request's own buffers are written again by the next call, hence the copies.
-        return {name: results[port].copy() for name, port in zip(self.spec.outputs, self._outputs, strict=True)}
+        return {
+            name: results[port].copy() for name, port in zip(self.spec.outputs, self._outputs, strict=True)
+        }
 
 
 def load(folder: Path, spec: ModelSpec, size: tuple[int, int], threads: int) -> OpenVinoEngine:

@@ -58,10 +58,14 @@ class Detector(nn.Module):
     def __init__(self, width: int = 24, neck: int = 48) -> None:
         super().__init__()
         c2, c3, c4, c5 = width, width * 2, width * 4, width * 5
-        self.stem = nn.Sequential(conv_bn_relu(3, 16, stride=2), conv_bn_relu(16, c2, stride=2), BasicBlock(c2))
+        self.stem = nn.Sequential(
+            conv_bn_relu(3, 16, stride=2), conv_bn_relu(16, c2, stride=2), BasicBlock(c2)
+        )
         self.stage3 = nn.Sequential(conv_bn_relu(c2, c3, stride=2), BasicBlock(c3), BasicBlock(c3))
         self.stage4 = nn.Sequential(conv_bn_relu(c3, c4, stride=2), BasicBlock(c4), BasicBlock(c4))
-        self.stage5 = nn.Sequential(conv_bn_relu(c4, c5, stride=2), BasicBlock(c5), Context(c5), BasicBlock(c5))
+        self.stage5 = nn.Sequential(
+            conv_bn_relu(c4, c5, stride=2), BasicBlock(c5), Context(c5), BasicBlock(c5)
+        )
         self.lateral3 = conv_bn_relu(c3, neck, 1)
         self.lateral4 = conv_bn_relu(c4, neck, 1)
         self.lateral5 = conv_bn_relu(c5, neck, 1)

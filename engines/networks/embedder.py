@@ -4,6 +4,7 @@ B batch, D embedding size. Margin heads are training-only and live in trainers.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,7 +18,9 @@ class FaceTrunk(nn.Sequential):
     ones of MobileFaceNet, which has fewer multiplications and moves more memory.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), repeats: Sequence[int] = (1, 2, 2, 2)) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (32, 64, 128, 256), repeats: Sequence[int] = (1, 2, 2, 2)
+    ) -> None:
         layers: list[nn.Module] = [conv_bn_relu(3, widths[0], stride=2)]
         for i, (width, blocks) in enumerate(zip(widths, repeats, strict=True)):
             if i:
@@ -79,7 +82,10 @@ class MobileFaceNet(nn.Module):
     def __init__(self, embedding_size: int = 192, width: float = 1.0) -> None:
         super().__init__()
         channels = int(64 * width)
-        layers: list[nn.Module] = [_conv_bn_prelu(3, channels // 2, stride=2), _conv_bn_prelu(channels // 2, channels)]
+        layers: list[nn.Module] = [
+            _conv_bn_prelu(3, channels // 2, stride=2),
+            _conv_bn_prelu(channels // 2, channels),
+        ]
         for base, repeats, stride, expansion in self.STAGES:
             out_channels = int(base * width)
             for i in range(repeats):
@@ -88,7 +94,9 @@ class MobileFaceNet(nn.Module):
         layers.append(_conv_bn_prelu(channels, 512, 1))
         self.trunk = nn.Sequential(*layers)  # (B, 512, 7, 7)
         self.pool = conv_bn(512, 512, 7, groups=512, padding=0)
-        self.project = nn.Sequential(nn.Flatten(), nn.Linear(512, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
+        self.project = nn.Sequential(
+            nn.Flatten(), nn.Linear(512, embedding_size, bias=False), nn.BatchNorm1d(embedding_size)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         embedding: Tensor = self.project(self.pool(self.trunk(x)))  # (B, D)
@@ -119,7 +127,7 @@ class IResNet(nn.Module):
     `depth` 18 or 50 (Deng et al. 2019); `width` scales the channels.
     """
 
-    REPEATS = {18: (2, 2, 2, 2), 50: (3, 4, 14, 3)}
+    REPEATS: ClassVar[dict[int, tuple[int, ...]]] = {18: (2, 2, 2, 2), 50: (3, 4, 14, 3)}
 
     def __init__(self, embedding_size: int = 512, depth: int = 18, width: float = 1.0) -> None:
         super().__init__()
@@ -132,7 +140,10 @@ class IResNet(nn.Module):
                 channels = out_channels
         self.trunk = nn.Sequential(*layers, nn.BatchNorm2d(channels))  # (B, C, 7, 7)
         self.project = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.4), nn.Linear(channels * 49, embedding_size, bias=False), nn.BatchNorm1d(embedding_size)
+            nn.Flatten(),
+            nn.Dropout(0.4),
+            nn.Linear(channels * 49, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
         )
 
     def forward(self, x: Tensor) -> Tensor:

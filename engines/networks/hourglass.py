@@ -35,11 +35,14 @@ class StackedHourglass(nn.Module):
     def __init__(self, stacks: int = 2, channels: int = 48, landmarks: int = 5, depth: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            conv_bn_relu(3, 32, stride=2), conv_bn_relu(32, channels, stride=2), Bottleneck(channels, channels)
+            conv_bn_relu(3, 32, stride=2),
+            conv_bn_relu(32, channels, stride=2),
+            Bottleneck(channels, channels),
         )
         self.hourglasses = nn.ModuleList(Hourglass(channels, depth) for _ in range(stacks))
         self.features = nn.ModuleList(
-            nn.Sequential(Bottleneck(channels, channels), conv_bn_relu(channels, channels, 1)) for _ in range(stacks)
+            nn.Sequential(Bottleneck(channels, channels), conv_bn_relu(channels, channels, 1))
+            for _ in range(stacks)
         )
         self.heads = nn.ModuleList(nn.Conv2d(channels, landmarks, 1) for _ in range(stacks))
         self.back_features = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(stacks - 1))

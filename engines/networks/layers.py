@@ -25,9 +25,7 @@ def conv_bn(
 def conv_bn_relu(
     in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    return nn.Sequential(
-        *conv_bn(in_channels, out_channels, kernel, stride, groups), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(*conv_bn(in_channels, out_channels, kernel, stride, groups), nn.ReLU(inplace=True))
 
 
 class BasicBlock(nn.Module):

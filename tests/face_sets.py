@@ -1,0 +1,123 @@
+"""Tiny training sets in the real layouts, drawn from the two public-domain portraits."""
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+# Eyes, nose, mouth corners in the shipped portraits, the image's left first.
+PORTRAITS = {
+    "grace_hopper.jpg": [[227, 178], [297, 179], [262, 224], [234, 255], [288, 256]],
+    "eileen_collins.jpg": [[200, 112], [240, 106], [224, 131], [205, 148], [244, 144]],
+}
+
+
+def face(
+    rng: np.random.Generator, size: int, interocular: float, eye_height: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One of the two, jittered, in a size x size picture; and its five landmarks."""
+    name = sorted(PORTRAITS)[int(rng.integers(len(PORTRAITS)))]
+    image = cv2.imread(str(SAMPLES / name))
+    points = np.array(PORTRAITS[name], np.float32)
+    scale = interocular / np.linalg.norm(points[0] - points[1]) * rng.uniform(0.95, 1.05)
+    shift = np.array([size / 2, size * eye_height]) - points[:2].mean(0) * scale + rng.uniform(-2, 2, 2)
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)
+    picture = cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
+    return np.clip(picture + rng.normal(0, 4, picture.shape), 0, 255).astype(np.uint8), points * scale + shift
+
+
+def write_zip(
+    path: Path, pictures: dict[str, np.ndarray], rows: list[dict], texts: dict[str, str] | None = None
+) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, picture in pictures.items():
+            archive.writestr(name, cv2.imencode(".webp", picture)[1].tobytes())
+        for name, text in (texts or {}).items():
+            archive.writestr(name, text)
+        if rows:
+            out = io.StringIO()
+            writer = csv.DictWriter(out, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+            archive.writestr("labels.csv", out.getvalue())
+
+
+def point_columns(points: np.ndarray) -> dict[str, float]:
+    names = [f"{p}{axis}" for p in ("le", "re", "n", "lm", "rm") for axis in "xy"]
+    return dict(zip(names, (round(float(v), 2) for v in points.reshape(-1)), strict=True))
+
+
+def write_scenes(folder: Path, rng: np.random.Generator, n: int = 16) -> None:
+    pictures, rows = {}, []
+    for i in range(n):
+        picture = np.full((200, 300, 3), rng.integers(60, 190), np.uint8)
+        side = int(rng.integers(60, 120))
+        picture[40 : 40 + side, 80 : 80 + side], _ = face(rng, side, side * 0.33, 0.42)
+        name = f"web_{i:03d}.webp"
+        pictures[name] = picture
+        box = {"x1": 80 + side * 0.15, "y1": 40 + side * 0.1, "x2": 80 + side * 0.85, "y2": 40 + side * 0.95}
+        for origin, score in (("scrfd", 0.8), ("yunet", 0.9)):
+            rows.append(
+                {"file": name, "origin": origin, "score": score, **box, **point_columns(np.zeros((5, 2)))}
+            )
+    write_zip(folder / "scenes.zip", pictures, rows)
+
+
+def write_mtfl(folder: Path, rng: np.random.Generator, n: int = 14) -> None:
+    pictures, rows = {}, []
+    for i in range(n):
+        name = f"net_{i:03d}.webp"
+        pictures[name], points = face(rng, 160, 26, 0.42)
+        box = {"bx1": 44, "by1": 44, "bx2": 116, "by2": 116}
+        rows.append({"file": name, "split": "val" if i % 3 == 0 else "train", **box, **point_columns(points)})
+    write_zip(folder / "mtfl.zip", pictures, rows)
+
+
+def write_identities(folder: Path, rng: np.random.Generator, n: int = 24) -> None:
+    pictures, rows = {}, []
+    for i in range(n):
+        name = f"{i:06d}.webp"
+        pictures[name], points = face(rng, 128, 25, 0.45)
+        rows.append({"file": name, "identity": (11, 12, 17, 27)[i % 4], **point_columns(points)})
+    write_zip(folder / "celeba_faces.zip", pictures, rows)
+    people = {
+        f"{person}_{k:04d}.webp": face(rng, 128, 30, 0.42)[0] for person in ("Ann", "Bo") for k in (1, 2)
+    }
+    pairs = "2\t1\nAnn\t1\t2\nAnn\t1\tBo\t1\nBo\t1\t2\nAnn\t2\tBo\t2\n"
+    write_zip(folder / "lfw.zip", people, [], {"pairs.txt": pairs})
+
+
+def write_attributes(folder: Path, rng: np.random.Generator, n: int = 40) -> None:
+    names = [f"{20 + i}_{i % 2}_0_{i}.webp" for i in range(n)]
+    aged = [{"file": name, "age_years": 20 + i, "gender": i % 2, "race": 0} for i, name in enumerate(names)]
+    write_zip(folder / "utkface.zip", {name: face(rng, 112, 43, 0.3)[0] for name in names}, aged)
+    emotions = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+    votes = [
+        {
+            "path": f"fer{i}.webp",
+            "usage": ("Training", "PublicTest", "PrivateTest")[i % 3],
+            "dup_of": "",
+            "unknown": 0,
+            **{f"v_{e}": 8 if k == i % 8 else 0 for k, e in enumerate(emotions)},
+        }
+        for i in range(n)
+    ]
+    grey = {row["path"]: cv2.resize(face(rng, 112, 42, 0.38)[0], (48, 48)) for row in votes}
+    write_zip(folder / "ferplus.zip", grey, votes)
+    for name, size, interocular, height in (("emotion_masked", 112, 43, 0.32), ("expw", 128, 32, 0.45)):
+        rows = [
+            {"file": f"{name}_{i}.webp", "emotion": ("angry", "happy", "surprise")[i % 3]} for i in range(8)
+        ]
+        write_zip(
+            folder / f"{name}.zip", {r["file"]: face(rng, size, interocular, height)[0] for r in rows}, rows
+        )
+
+
+def write_all(folder: Path) -> None:
+    rng = np.random.default_rng(281)
+    for write in (write_scenes, write_mtfl, write_identities, write_attributes):
+        write(folder, rng)
