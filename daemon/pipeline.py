@@ -19,6 +19,7 @@ from daemon.identity import IdentityVote, threshold_of, without_doubles
 from daemon.live_gallery import GallerySource, LiveGallery
 from daemon.quality import assess, weight
 from daemon.records import Event, Frame, Identity
+from daemon.scene import SceneWatch
 from daemon.stage_watch import StageWatch
 from daemon.tracker import Track, Tracker
 from engines.geometry import attribute_crop, recognition_crop
@@ -37,6 +38,7 @@ class CameraState:
 
     config: CameraConfig
     tracker: Tracker
+    scene: SceneWatch = field(default_factory=SceneWatch)
     people: dict[int, Followed] = field(default_factory=dict)
     dropped: int = 0
 
@@ -122,6 +124,8 @@ class FacePipeline:
         events: list[Event] = []
         for frame, found in zip(frames, detections, strict=True):
             state = self._cameras[frame.camera]
+            if state.scene.is_cut(frame.image):
+                events += self._end(state, state.tracker.close())
             colours = appearances(frame.image, found.boxes_xyxy)
             tracked = state.tracker.update(found, colours, frame.time_ns)
             events += self._end(state, tracked.ended)

@@ -20,6 +20,7 @@ from tests.fakes import (
     FakeLandmarks,
     fake_engines,
     frame,
+    paint,
     scene,
     walk,
 )
@@ -265,6 +266,28 @@ def test_two_who_cross_keep_track_name_and_age():
         names = {face.track: face.identity.name for face in event.faces}
         assert names.items() <= {1: "Ann", 2: "Bob"}.items() or None in names.values()
     assert {face.track: face.identity.name for face in faces_of(events)[-1].faces} == {1: "Ann", 2: "Bob"}
+
+
+def test_nobody_is_followed_across_a_cut():
+    random = np.random.default_rng(0)
+    walls = [
+        np.kron(random.integers(0, 255, (6, 10, 1)), np.ones((32, 32, 3))).astype(np.uint8) for _ in "ab"
+    ]
+    frames = []
+    for i in range(40):
+        image = walls[i // 20].copy()
+        paint(image, ANN if i < 20 else BOB, 100, 60)
+        frames.append(frame(image, i))
+
+    events = events_of(pipeline_of(People(Ann=ANN, Bob=BOB)), frames)
+
+    assert [1, 2] == sorted({face.track for event in faces_of(events) for face in event.faces})
+    (left,) = [event for event in events if isinstance(event, TrackEvent) and event.phase == "left"]
+    assert ("Ann", 19, 0.76) == (
+        left.identity.name,
+        left.frames,
+        (left.ended_at - left.started_at).total_seconds(),
+    )
 
 
 def test_faces_below_the_least_size_are_passed_over():

@@ -90,7 +90,8 @@ def _judged(name: str, found: list[Detections], truths: list[Truth], threshold: 
         judged = judge(found, truths, side)
         precision, recall = judged.precision_recall(threshold)
         figures[f"{name}, faces >= {side:.0f} px"] = (
-            f"recall {recall:.3f}, precision {precision:.3f}, AP {judged.average_precision():.3f} ({judged.num_faces} faces)"
+            f"recall {recall:.3f}, precision {precision:.3f}, AP {judged.average_precision():.3f} "
+            f"({judged.num_faces} faces)"
         )
     return figures
 
@@ -148,7 +149,7 @@ def faces_through_chain(
 
 
 def embed_chain(config: EvaluationConfig, images: list[Image]) -> tuple[Floats, int]:
-    """(M, D) embeddings of 128x128 face pictures through detector, landmarks and alignment; and how many were missed."""
+    """(M, D) embeddings of 128x128 face pictures through the whole chain; and how many faces were missed."""
     points, missed = faces_through_chain(config, images, (128, 128), recognition.LFW_BOX)
     crops = np.stack([recognition_crop(i, p) for i, p in zip(images, points, strict=True)])
     return embed(engine(config, "embedder"), crops), missed
