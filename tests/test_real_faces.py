@@ -8,12 +8,12 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import av
 import cv2
 import jsonschema
 import numpy as np
 import pytest
 
-import av
 from daemon.records import event_schemas
 
 ROOT = Path(__file__).parents[1]

@@ -146,7 +146,8 @@ class SceneSamples(RandomSamples):
             image = np.ascontiguousarray(image[:, ::-1])
             faces, doubtful = (mirror(b, self.size) for b in (faces, doubtful))
         target, boxes = assign(faces, doubtful, self.centres, self.strides)
-        return photometric(rng, image, 0.7), target, boxes
+        # Little blur: a face blurred beyond recognition is labelled by no teacher, and should not be found.
+        return photometric(rng, image, 0.6, degrade=0.2), target, boxes
 
     def mosaic(self, rng: np.random.Generator) -> tuple[Image, Floats, Floats]:
         """Four crops of half the size in one picture: more small faces, less padding."""

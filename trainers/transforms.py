@@ -36,15 +36,20 @@ def compose(outer: Floats, inner: Floats) -> Floats:
     return (outer @ square).astype(np.float32)
 
 
-def photometric(rng: np.random.Generator, image: Image, strength: float = 1.0) -> Image:
-    """Brightness, contrast, colour cast, grey, blur, low resolution, noise and JPEG, each at times."""
+def photometric(
+    rng: np.random.Generator, image: Image, strength: float = 1.0, degrade: float | None = None
+) -> Image:
+    """Brightness, contrast, colour cast, grey, blur, low resolution, noise and JPEG, each at times.
+
+    `degrade` is the strength of the last four; by default that of the others.
+    """
     if rng.random() < 0.8:
         gain = 1 + strength * rng.uniform(-0.3, 0.3) + strength * rng.uniform(-0.08, 0.08, 3)
         table = np.arange(256)[:, None] * gain + strength * rng.uniform(-30, 30)
         image = cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8).reshape(256, 1, 3))
     if rng.random() < 0.15:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    return _degrade(rng, image, strength)
+    return _degrade(rng, image, strength if degrade is None else degrade)
 
 
 def _degrade(rng: np.random.Generator, image: Image, strength: float) -> Image:
