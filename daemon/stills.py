@@ -28,17 +28,24 @@ BORDER = 0.4
 """Share of its longer side by which a picture without a face is widened: it may be a tight cut of one."""
 
 GREY = (114, 114, 114)
+SURE_LANDMARKS = 0.75
+"""Mean height of the landmarks' peaks from which a detection is surely a face: hands and helmets stay below."""
+
 SECOND_SHARE = 0.4
 """A face smaller than this share of the largest is in the background, and not the one that is meant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StillFace:
-    """One face: box_xyxy (4,) and landmarks (5, 2) in px; both crops (112, 112, 3) uint8 BGR."""
+    """One face: box_xyxy (4,) and landmarks (5, 2) in px; both crops (112, 112, 3) uint8 BGR.
+
+    confidence: the mean height of the landmarks' peaks, about 0.9 for a plain view of a face.
+    """
 
     box_xyxy: Floats
     score: float
     landmarks: Floats
+    confidence: float
     quality: Quality
     aligned_crop: Image
     attribute_crop: Image
@@ -68,10 +75,10 @@ def find_faces(
 ) -> list[StillFace]:
     """The faces of an (H, W, 3) uint8 BGR image, largest first."""
     found = _detected(engines.detector, image, min_score)
-    points, _ = find_landmarks(engines.landmarks, [image] * len(found), found.boxes_xyxy)
+    points, sure = find_landmarks(engines.landmarks, [image] * len(found), found.boxes_xyxy)
     faces = [
-        _face(image, box, float(score), five, quality)
-        for box, score, five in zip(found.boxes_xyxy, found.scores, points, strict=True)
+        _face(image, box, float(score), five, float(confidence), quality)
+        for box, score, five, confidence in zip(found.boxes_xyxy, found.scores, points, sure, strict=True)
     ]
     return sorted(faces, key=lambda face: -face.side_px)
 
@@ -102,13 +109,16 @@ def _at_two_sizes(detector: Engine, image: Image, min_score: float | None) -> De
     return Detections(boxes[keep].astype(np.float32), scores[keep])
 
 
-def _face(image: Image, box: Floats, score: float, landmarks: Floats, settings: QualityConfig) -> StillFace:
+def _face(
+    image: Image, box: Floats, score: float, landmarks: Floats, confidence: float, settings: QualityConfig
+) -> StillFace:
     crop = recognition_crop(image, landmarks)
     size = (image.shape[1], image.shape[0])
     return StillFace(
         box_xyxy=box,
         score=score,
         landmarks=landmarks,
+        confidence=confidence,
         quality=assess(box, score, landmarks, crop, size, settings),
         aligned_crop=crop,
         attribute_crop=attribute_crop(image, landmarks),
@@ -116,7 +126,11 @@ def _face(image: Image, box: Floats, score: float, landmarks: Floats, settings: 
 
 
 def the_face(faces: Sequence[StillFace]) -> StillFace | None:
-    """The one face a picture shows; None where there is none, or a second one of comparable size."""
+    """The one face a picture shows; None where there is none, or a second one of comparable size.
+
+    Where a face is surely one, what only looks like one to the detector does not count.
+    """
+    faces = [face for face in faces if face.confidence >= SURE_LANDMARKS] or faces
     if not faces or (len(faces) > 1 and faces[1].side_px >= SECOND_SHARE * faces[0].side_px):
         return None
     return faces[0]
