@@ -12,7 +12,7 @@ run: $(VENV)/.installed
 	$(BIN)/mien replay samples/two_people.mp4 --gallery $(OUT)/gallery.sqlite \
 	    --out $(OUT)/events.jsonl --annotate $(OUT)/two_people.mp4
 	@echo && echo "One event of $(OUT)/events.jsonl:"
-	@grep '"mien.faces/1"' $(OUT)/events.jsonl | sed -n 40p | $(BIN)/python -m json.tool --compact --no-indent
+	@grep '"mien.faces/1"' $(OUT)/events.jsonl | sed -n 40p
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
