@@ -13,7 +13,9 @@ from daemon.replay import ReplayResult
 
 def summary_table(result: ReplayResult, start: datetime) -> Table:
     """A row for each track of one video, in the order in which they entered."""
-    table = Table(title=f"{result.camera}: who was seen", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table = Table(
+        title=f"{result.camera}: who was seen", title_justify="left", box=None, padding=(0, 1, 0, 0)
+    )
     for heading in ("track", "who", "cosine", "from", "to", "frames", "age", "gender", "emotion"):
         numeric = heading in ("track", "cosine", "from", "to", "frames", "age")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)

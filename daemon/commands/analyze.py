@@ -27,6 +27,7 @@ def analyze(
     from rich.progress import track
 
     from daemon.analyze import Analyst, write_analysis
+    from daemon.build_bar import building
     from daemon.gallery import model_id
     from daemon.images import expand_images
     from daemon.live_gallery import LiveGallery
@@ -36,7 +37,8 @@ def analyze(
     settings = effective(config, {"gallery": {"path": gallery}, "engines": {"backend": backend}})
     images = list(expand_images(paths))
     console = Console(stderr=True)
-    engines = load_still_engines(settings, progress=console.print)
+    with building(console) as progress:
+        engines = load_still_engines(settings, progress=progress)
     assert engines.embedder is not None
     people = LiveGallery(settings.gallery.path, model_id(engines.embedder.spec)).snapshot()
     analyst = Analyst(engines, settings.quality, settings.identity, people, embeddings, min_score)

@@ -22,13 +22,17 @@ def compare(
     """Compare the largest faces of two images."""
     import json
 
+    from rich.console import Console
+
+    from daemon.build_bar import building
     from daemon.compare import compare as compare_images
     from daemon.compare import write_picture
     from daemon.settings import effective
     from daemon.stills import load_still_engines
 
     settings = effective(config, {"identity": {"threshold": threshold}, "engines": {"backend": backend}})
-    engines = load_still_engines(settings, attributes=False, progress=_tell)
+    with building(Console(stderr=True)) as progress:
+        engines = load_still_engines(settings, attributes=False, progress=progress)
     result = compare_images(engines, settings, first, second)
     if out is not None:
         write_picture(out, result)

@@ -36,6 +36,7 @@ def enroll(
     from rich.console import Console
     from rich.progress import track
 
+    from daemon.build_bar import building
     from daemon.enrolment import enrol
     from daemon.gallery import Gallery, checked_name
     from daemon.images import expand_images
@@ -47,7 +48,8 @@ def enroll(
     paths = list(expand_images(images))
     console = Console(stderr=True)
     with Gallery(settings.gallery.path) as opened:
-        engines = load_still_engines(settings, attributes=False, progress=console.print)
+        with building(console) as progress:
+            engines = load_still_engines(settings, attributes=False, progress=progress)
         shown = track(paths, "looking", console=console, transient=True, disable=not console.is_terminal)
         result = enrol(opened, engines, name, shown, settings.quality, any_quality=any_quality)
         total = next(person.num_looks for person in opened.people() if person.name == name)

@@ -49,11 +49,12 @@ def replay(
     config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
 ) -> None:
     """Replay videos frame by frame: who was seen, from when to when."""
-    from functools import partial
-
     from rich.console import Console
 
+    from daemon.build_bar import building
+    from daemon.config import Config
     from daemon.loading import load_pipeline
+    from daemon.pipelines import LoadedPipeline
     from daemon.replay import replay_cameras
     from daemon.replay_job import ReplayJob, parsed_start
     from daemon.replay_summary import speed_line, summary_table
@@ -81,7 +82,12 @@ def replay(
         publish=publish or endpoint is not None,
         start=start,
     )
-    results = job.run(partial(load_pipeline, every_frame=every_frame), Console(stderr=True))
+
+    def load(config: Config) -> LoadedPipeline:
+        with building(Console(stderr=True)) as progress:
+            return load_pipeline(config, every_frame=every_frame, progress=progress)
+
+    results = job.run(load, Console(stderr=True))
     console = Console()
     for result in results:
         console.print(summary_table(result, start))
