@@ -48,7 +48,7 @@ class AttributesConfig:
     limit: int = 0  # images used of each set; 0 is all
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
-            epochs=30, steps_per_epoch=100, batch_size=64, learning_rate=1.5e-3
+            epochs=16, steps_per_epoch=100, batch_size=64, learning_rate=1.5e-3
         )
     )
 

@@ -39,7 +39,7 @@ class LandmarksConfig:
     limit: int = 0  # images used; 0 is all
     stacks: int = 2
     channels: int = 48
-    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=30, steps_per_epoch=100, batch_size=32))
+    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=32, steps_per_epoch=100, batch_size=32))
 
 
 def detector_like_box(row: dict[str, str]) -> Floats:

@@ -53,6 +53,10 @@ ABOUT = {
         "from the embedder's. UTKFace's label noise is about 1 %.",
     ),
 }
+MORE_OPTIONS = {
+    "recognition": " teacher=mobilefacenet_192.onnx",
+    "attributes": " start=engines/weights/embedder",
+}
 LICENCE = (
     "The data are for research and non-commercial use; so are these weights. For a commercial purpose, train on "
     "data of your own. The code is Apache-2.0."
@@ -106,7 +110,7 @@ def card_text(recipe: str) -> str:
     return (
         f"# {MODEL_OF[recipe]}\n\n{what}\n\n## Data\n\n{data}\n\n## Licence\n\n{LICENCE}\n\n"
         f"## Figures\n\n{FIGURES_START}\nNot measured yet: `mien evaluate {recipe}`.\n{FIGURES_END}\n\n"
-        f"## Made by\n\n`mien train {recipe} data=FOLDER`\n"
+        f"## Made by\n\n`mien train {recipe} data=FOLDER{MORE_OPTIONS.get(recipe, '')}`, on two CPU cores.\n"
     )
 
 
