@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
-from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image, warp
+from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image
 from engines.networks import AttributesNet, FaceResNet
 from engines.spec import EMOTIONS
-from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
+from trainers.faces import FaceFinder, batched, box_from_interocular, jittered, stored_crop
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.recognition import utkface_part
-from trainers.transforms import jitter_matrix, occlude, photometric
 from trainers.zips import ImageZip
 
 UNKNOWN = -1.0
@@ -164,15 +163,7 @@ class AttributeSamples(RandomSamples):
     def sample(self, rng: np.random.Generator) -> tuple[Image, np.float32, np.float32, Floats]:
         faces = self.sets[int(rng.choice(len(self.sets), p=self.shares))]
         i = int(rng.integers(len(faces)))
-        crop = warp(
-            faces.crops[i],
-            jitter_matrix(rng, STORED_SIZE, degrees=8, scale=0.08, shift=0.02),
-            (STORED_SIZE,) * 2,
-        )
-        crop = crop[ROOM:-ROOM, ROOM:-ROOM]
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        crop = occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)
+        crop = jittered(rng, faces.crops[i], degrees=8, scale=0.08)
         return crop, faces.age[i], faces.female[i], faces.emotion[i]
 
 

@@ -6,9 +6,10 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from engines.geometry import TEMPLATE, Floats, Image, alignment_matrix, iou_matrix, transform_points, warp
+from engines.geometry import TEMPLATE, Floats, Image, alignment_matrix, transform_points, warp
 from engines.runtime import Engine, load_engine
 from engines.stages import detect, find_landmarks
+from trainers.transforms import jitter_matrix, occlude, photometric
 
 # Where a detector's box lies in the recognition crop: centre and side. Medians over 834 faces of MTFL (YuNet).
 TEMPLATE_BOX = (56.1, 64.3, 107.0)
@@ -67,12 +68,16 @@ def stored_crop(
     return warp(image, matrix, (STORED_SIZE, STORED_SIZE))
 
 
+def jittered(rng: np.random.Generator, stored: Image, degrees: float, scale: float) -> Image:
+    """112x112x3 training crop of a stored one: turned, scaled and shifted a little, at times mirrored, degraded."""
+    jitter = jitter_matrix(rng, STORED_SIZE, degrees=degrees, scale=scale, shift=0.02)
+    crop = warp(stored, jitter, (STORED_SIZE, STORED_SIZE))[ROOM:-ROOM, ROOM:-ROOM]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    return occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)
+
+
 def batched(items: Iterable, size: int = 256) -> Iterator[list]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def overlaps(a: Floats, b: Floats) -> float:
-    """IoU of two single boxes."""
-    return float(iou_matrix(a[None], b[None])[0, 0])

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.geometry import Floats, Image, warp
+from engines.geometry import Floats, Image
 from engines.networks import FaceResNet
-from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
+from trainers.faces import ROOM, FaceFinder, batched, box_from_interocular, jittered, stored_crop
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.teacher import TeacherEmbedder
-from trainers.transforms import jitter_matrix, occlude, photometric, replicate_black_border
+from trainers.transforms import replicate_black_border
 from trainers.verification import read_pairs
 from trainers.zips import ImageZip, row_points
 
@@ -158,16 +158,7 @@ class FaceSamples(RandomSamples):
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
         i = int(rng.integers(len(self.crops)))
-        crop = warp(
-            self.crops[i],
-            jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02),
-            (STORED_SIZE,) * 2,
-        )
-        crop = crop[ROOM:-ROOM, ROOM:-ROOM]
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        crop = occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)
-        return crop, int(self.label[i]), self.teacher[i]
+        return jittered(rng, self.crops[i], degrees=6, scale=0.06), int(self.label[i]), self.teacher[i]
 
 
 class MarginHead(nn.Module):
