@@ -23,7 +23,7 @@ class DetectorConfig:
     neck: int = 48
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
-            epochs=80, steps_per_epoch=200, batch_size=16, learning_rate=1.5e-3, ema_decay=0.999
+            epochs=66, steps_per_epoch=200, batch_size=16, learning_rate=1.5e-3, ema_decay=0.999
         )
     )
 

@@ -20,7 +20,6 @@ SIDE_RANGES = ((0, 64), (40, 160), (110, 10_000))
 CENTRE_RADIUS = (
     1.5  # strides around a face's centre that count as the face (Tian et al. 2019, centre sampling)
 )
-LARGE = 0.2  # share of face crops
 MOSAIC = 0.35  # share of samples
 SMALLEST_FACE = 8  # px: smaller ones are neither taught nor punished
 
@@ -168,7 +167,7 @@ class SceneSamples(RandomSamples):
             scene = self.with_faces[int(rng.integers(len(self.with_faces)))]
             face = scene.faces[int(rng.integers(len(scene.faces)))]
             side = float(max(face[2] - face[0], face[3] - face[1], 2))
-            scale = float(np.clip(draw_side(rng, size) / side, 0.15, 3.0))
+            scale = float(np.clip(np.exp(rng.uniform(np.log(9), np.log(size * 0.85))) / side, 0.15, 3.0))
             return cut(
                 scene, scale, (face[:2] + face[2:]) / 2 * scale - rng.uniform(0.1, 0.9, 2) * size, size
             )
@@ -183,12 +182,6 @@ class SceneSamples(RandomSamples):
         if kind > 0.9:
             scene = paint_over(rng, scene)
         return cut(scene, scale, origin, size)
-
-
-def draw_side(rng: np.random.Generator, size: int) -> float:
-    """The longer side that a face is to have in a crop: every size alike, and at times a large one for sure."""
-    smallest = size / 3 if rng.random() < LARGE else 9.0
-    return float(np.exp(rng.uniform(np.log(smallest), np.log(size * 0.9))))
 
 
 def mirror(boxes: Floats, width: int) -> Floats:
