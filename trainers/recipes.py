@@ -57,6 +57,7 @@ MORE_OPTIONS = {
     "recognition": " teacher=mobilefacenet_192.onnx",
     "attributes": " start=engines/weights/embedder",
 }
+MEASURED_WITH = {"detector": " video=FOLDER yunet=yunet_n_dynamic.onnx"}
 LICENCE = (
     "The data are for research and non-commercial use; so are these weights. For a commercial purpose, train on "
     "data of your own. The code is Apache-2.0."
@@ -121,5 +122,6 @@ def put_into_card(checkpoint: Path, recipe: str, figures: dict[str, str]) -> Non
     head, _, rest = text.partition(FIGURES_START)
     _, _, tail = rest.partition(FIGURES_END)
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
-    table = f"Measured by `mien evaluate {recipe} data=FOLDER`:\n\n| figure | value |\n|---|---|\n{rows}\n"
+    command = f"mien evaluate {recipe} data=FOLDER{MEASURED_WITH.get(recipe, '')}"
+    table = f"Measured by `{command}`:\n\n| figure | value |\n|---|---|\n{rows}\n"
     path.write_text(f"{head}{FIGURES_START}\n{table}{FIGURES_END}{tail}", encoding="utf-8")
