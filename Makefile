@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: run test lint clip clean
+.PHONY: run test soak lint clip clean
 
 # Set up, enrol one of the two people, replay the shipped clip, show events, write the annotated video.
 run: $(VENV)/.installed
@@ -19,6 +19,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Make things go wrong for 25 minutes at most: lost streams, 16 cameras, kill -9, damaged files.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak --out $(OUT)/soak.json
 
 # Draw the shipped clip anew from its public-domain portraits.
 clip: $(VENV)/.installed-dev

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from daemon.commands import analyze, compare, config, doctor, engines, gallery, replay, run, watch
+from daemon.commands import (
+    analyze,
+    classify,
+    compare,
+    config,
+    ctl,
+    doctor,
+    engines,
+    gallery,
+    keys,
+    relay,
+    replay,
+    run,
+    watch,
+)
 from engines.errors import MienError
 
 ENTRY_POINTS = "mien.commands"
@@ -43,13 +57,21 @@ app.command()(run.run)
 app.command()(replay.replay)
 app.command()(analyze.analyze)
 app.command()(compare.compare)
+app.command()(classify.classify)
 app.command()(watch.watch)
+app.command()(relay.relay)
+app.add_typer(keys.app, name="keys")
+app.add_typer(ctl.app, name="ctl")
 app.add_typer(gallery.app, name="gallery")
 app.add_typer(engines.app, name="engines")
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 for _entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name, reverse=True):
-    app.command(name=_entry.name, context_settings={"allow_extra_args": True})(_entry.load())
+    _command = _entry.load()
+    if isinstance(_command, typer.Typer):  # a group of commands, such as `mien faces`
+        app.add_typer(_command, name=_entry.name)
+    else:
+        app.command(name=_entry.name, context_settings={"allow_extra_args": True})(_command)
 
 
 def main() -> None:

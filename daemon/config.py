@@ -10,7 +10,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from daemon.config_errors import describe_errors
 from daemon.secrecy import redact_url
@@ -50,28 +60,54 @@ class CameraConfig(Section):
     emotion: bool = True
     detector_size: tuple[Side, Side] = (640, 384)
     min_face_px: float = Field(default=0.0, ge=0)
+    detect_threshold: Fraction | None = None
+    identity_threshold: float | None = Field(default=None, ge=-1, le=1)
+    roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = None
     max_fps: float | None = Field(default=None, gt=0)
     rotate: Literal[0, 90, 180, 270] = 0
     loop: bool = False
     speed: Literal["realtime", "max"] = "realtime"
+    hardware_decode: Literal["cuda", "qsv", "vaapi", "drm", "amf", "videotoolbox"] | None = None
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     open_timeout_s: float = Field(default=10.0, gt=0)
     read_timeout_s: float = Field(default=5.0, gt=0)
     stalled_after_s: float = Field(default=2.0, gt=0)
-    reconnect_max_s: float = Field(default=10.0, gt=0)
+    reconnect_max_s: float = Field(default=2.0, gt=0)
 
     @field_validator("source", mode="before")
     @classmethod
     def _index_as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @field_validator("roi")
+    @classmethod
+    def _has_an_area(cls, roi: tuple[float, float, float, float] | None) -> object:
+        if roi is not None and not (roi[0] < roi[2] and roi[1] < roi[3]):
+            raise ValueError("has no area; give left, top, right, bottom as shares of the frame, 0 to 1")
+        return roi
+
 
 class EnginesConfig(Section):
-    """Which backend runs the models, and where built engines are kept."""
+    """Which backend runs the models, how, where built engines are kept, and models of the user's own."""
 
-    backend: Literal["auto", "openvino", "eager"] = "auto"
+    backend: Literal["auto", "tensorrt", "aot_inductor", "openvino", "eager"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "f32", "f16", "bf16", "int8"] = "auto"
+    max_batch: int | None = Field(default=None, ge=1, le=1024)
     threads: int = Field(default=0, ge=0)
+    rebuild: Literal["when_needed", "never"] = "when_needed"
     cache_dir: Path | None = None
+    detector: Path | None = None
+    embedder: Path | None = None
+
+    def common(self) -> dict[str, Any]:
+        """What engines.runtime.load_engine is told for every model."""
+        keys = ("backend", "device", "precision", "max_batch", "threads", "rebuild")
+        return {key: getattr(self, key) for key in keys} | {"cache": self.cache_dir}
+
+    def for_faces(self) -> dict[str, Any]:
+        """What engines.runtime.load_face_engines is told."""
+        return self.common() | {"onnx_detector": self.detector, "onnx_embedder": self.embedder}
 
 
 class TrackingConfig(Section):
@@ -118,11 +154,27 @@ class PublishConfig(Section):
     """Where and what the daemon publishes."""
 
     endpoint: str = Field(default="tcp://127.0.0.1:5600", pattern=r"^(tcp|ipc|inproc)://.+")
+    server_key: Path | None = None
+    allowed_clients: Path | None = None
     allow_plaintext_beyond_loopback: bool = False
     hwm: int = Field(default=1000, ge=1)
     heartbeat_s: float = Field(default=5.0, gt=0)
     embeddings: bool = False
     empty_frames: bool = False
+
+    @field_validator("allowed_clients")
+    @classmethod
+    def _both_or_neither(cls, folder: Path | None, others: ValidationInfo) -> Path | None:
+        if (folder is None) != (others.data.get("server_key") is None):
+            raise ValueError("belongs together with server_key; set both, or neither")
+        return folder
+
+
+class MetricsConfig(Section):
+    """Where Prometheus reads the daemon's metrics; port 0 leaves them off."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=9560, ge=0, le=65535)
 
 
 class GalleryConfig(Section):
@@ -134,6 +186,23 @@ class GalleryConfig(Section):
     @classmethod
     def _null_is_default(cls, value: object) -> object:
         return default_state_dir() / "gallery.sqlite" if value is None else value
+
+
+class ControlConfig(Section):
+    """The socket that `mien ctl` and `mien gallery` speak to."""
+
+    enabled: bool = True
+    path: Path | None = None
+    group: str | None = None
+
+
+class ServiceConfig(Section):
+    """How the main loop works, and what it puts up with."""
+
+    max_batch: int = Field(default=4, ge=1)
+    stage_timeout_s: float = Field(default=60.0, gt=0)
+    max_failures: int = Field(default=3, ge=1)
+    gpu_wait_s: Seconds = 60.0
 
 
 class LogConfig(Section):
@@ -154,17 +223,44 @@ class Config(Section):
     quality: QualityConfig = QualityConfig()
     attributes: AttributesConfig = AttributesConfig()
     publish: PublishConfig = PublishConfig()
+    metrics: MetricsConfig = MetricsConfig()
     gallery: GalleryConfig = Field(default_factory=GalleryConfig)
+    control: ControlConfig = ControlConfig()
+    service: ServiceConfig = ServiceConfig()
     log: LogConfig = LogConfig()
 
-    @field_validator("cameras")
+    @field_validator("cameras", mode="wrap")
     @classmethod
-    def _names_differ(cls, cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
-        counts = Counter(camera.name for camera in cameras)
-        twice = sorted(name for name, count in counts.items() if count > 1)
+    def _names_differ(cls, cameras: Any, check: ValidatorFunctionWrapHandler) -> tuple[CameraConfig, ...]:
+        """Two cameras of one name are told together with whatever else is wrong with cameras."""
+        twice = _named_twice(cameras)
+        mistake = f"two cameras are named {', '.join(map(repr, twice))}; give each its own name"
+        try:
+            checked: tuple[CameraConfig, ...] = check(cameras)
+        except ValidationError as error:
+            if not twice:
+                raise
+            words = PydanticCustomError("named_twice", "{words}", {"words": mistake})
+            told = [*map(_detail, error.errors()), InitErrorDetails(type=words, input=())]
+            raise ValidationError.from_exception_data("cameras", told) from None
         if twice:
-            raise ValueError(f"two cameras are named {', '.join(map(repr, twice))}; give each its own name")
-        return cameras
+            raise ValueError(mistake)
+        return checked
+
+
+def _named_twice(cameras: Any) -> list[str]:
+    """The names more than one entry has, whatever else the entries are."""
+    entries = cameras if isinstance(cameras, list | tuple) else ()
+    names = [each.get("name") if isinstance(each, dict) else getattr(each, "name", None) for each in entries]
+    counts = Counter(name for name in names if isinstance(name, str))
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+def _detail(error: ErrorDetails) -> InitErrorDetails:
+    """One mistake as pydantic takes it back."""
+    return InitErrorDetails(
+        type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {})
+    )
 
 
 def default_state_dir() -> Path:
@@ -204,9 +300,29 @@ def _anchored(config: Config, folder: Path) -> Config:
         for camera in config.cameras
     )
     gallery = config.gallery.model_copy(update={"path": folder / config.gallery.path.expanduser()})
-    cache = config.engines.cache_dir
-    engines = config.engines.model_copy(update={"cache_dir": cache and folder / cache.expanduser()})
-    return config.model_copy(update={"cameras": cameras, "gallery": gallery, "engines": engines})
+    paths = {key: getattr(config.engines, key) for key in ("cache_dir", "detector", "embedder")}
+    engines = config.engines.model_copy(
+        update={key: path and folder / path.expanduser() for key, path in paths.items()}
+    )
+    keys = {
+        key: path and folder / path.expanduser()
+        for key, path in (
+            ("server_key", config.publish.server_key),
+            ("allowed_clients", config.publish.allowed_clients),
+        )
+    }
+    publish = config.publish.model_copy(update=keys)
+    socket = config.control.path
+    control = config.control.model_copy(update={"path": socket and folder / socket.expanduser()})
+    return config.model_copy(
+        update={
+            "cameras": cameras,
+            "gallery": gallery,
+            "engines": engines,
+            "publish": publish,
+            "control": control,
+        }
+    )
 
 
 def _anchored_source(source: str, folder: Path) -> str:

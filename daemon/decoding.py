@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Self
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
@@ -20,17 +22,22 @@ from engines.errors import MienError
 DEFAULT_FPS = 25.0
 """What a stream that names no frame rate and no times is taken to run at."""
 
+JUMP_S = 10.0
+"""Times that leap by more, or fall back by more than a second, begin anew: a counter wrapped or was reset."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A decoded picture: `index` counts every picture of the stream, also those that were not wanted.
 
-    pts_s: seconds since the stream's first picture, strictly rising. image: (H, W, 3) uint8 BGR.
+    pts_s: seconds since the stream's first picture, strictly rising. image: (H, W, 3) uint8 BGR. sent_at_s:
+    when the sender's RTCP reports say it was taken, in seconds since 1970; None where there are none.
     """
 
     index: int
     pts_s: float
     image: NDArray[np.uint8]
+    sent_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,10 @@ class VideoProperties:
     fps: float
     num_frames: int
     duration_s: float | None
+
+
+class HardwareRefusedError(MienError):
+    """The machine cannot decode this stream in hardware; software can."""
 
 
 class SourceLostError(MienError):
@@ -69,7 +80,10 @@ class VideoReader:
         read_timeout_s: float = 10.0,
         rotate: int = 0,
         low_delay: bool = False,
+        hardware: str | None = None,
     ) -> None:
+        self._hardware = hardware
+        self._low_delay = low_delay
         self._shown = redact_url(location)
         self._remote = "://" in location
         self._rotate = rotate
@@ -88,13 +102,29 @@ class VideoReader:
     ) -> InputContainer:
         started_s = time.monotonic()
         try:
-            container = av.open(location, format=format, options=options, timeout=timeout)
+            container = av.open(
+                location, format=format, options=options, timeout=timeout, hwaccel=self._acceleration()
+            )
+        except HardwareRefusedError:
+            raise
         except (av.FFmpegError, OSError) as error:
+            if self._hardware and _is_of_device(error):
+                raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error.strerror}") from None
             raise self._lost(error, started_s, timeout[0]) from None
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error}") from None
         if not container.streams.video:
             container.close()
             raise SourceLostError(f"{self._shown}: holds no pictures; name a video file or stream")
         return container
+
+    def _acceleration(self) -> HWAccel | None:
+        if self._hardware is None:
+            return None
+        try:
+            return HWAccel(self._hardware, allow_software_fallback=False)
+        except (av.FFmpegError, RuntimeError, ValueError, NotImplementedError) as error:
+            raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -134,17 +164,30 @@ class VideoReader:
 
     def pictures(self, wanted: Callable[[float], bool] = always) -> Iterator[Picture]:
         """The pictures for whose pts_s `wanted` holds; the rest are decoded, but not converted to BGR."""
-        first_s: float | None = None
+        offset_s: float | None = None
         for index, frame in enumerate(self._frames()):
-            if first_s is None:
-                first_s = frame.time or 0.0
-            pts_s = frame.time - first_s if frame.time is not None else -1.0
+            time_s = frame.time
+            if time_s is not None and (offset_s is None or self._has_jumped(time_s - offset_s)):
+                offset_s = time_s - (0.0 if offset_s is None else self.last_pts_s + 1 / self.fps)
+            pts_s = -1.0 if time_s is None or offset_s is None else time_s - offset_s
             # Broken streams repeat times or run back; tracks need a clock that only goes forward.
             if pts_s <= self.last_pts_s:
                 pts_s = max(self.last_pts_s + 1 / self.fps, 0.0)
             self.last_pts_s = pts_s
             if wanted(pts_s):
-                yield Picture(index, pts_s, self._upright(frame))
+                yield Picture(index, pts_s, self._upright(frame), self._sent_at_s(frame))
+
+    def _has_jumped(self, pts_s: float) -> bool:
+        """A file's gaps are true, a live stream's are not: there time went on as the clock on the wall did."""
+        step_s = pts_s - self.last_pts_s
+        return step_s < -1 or (self._low_delay and step_s > JUMP_S)
+
+    def _sent_at_s(self, frame: VideoFrame) -> float | None:
+        # FFmpeg names the sender's time of pts 0 once the first RTCP sender report has come.
+        started_us = self._container.start_time_realtime
+        if not self._low_delay or frame.time is None or not started_us or started_us < 0:
+            return None
+        return started_us / 1e6 + frame.time
 
     def _frames(self) -> Iterator[VideoFrame]:
         packets = self._container.demux(self._stream)
@@ -152,6 +195,11 @@ class VideoReader:
             started_s = time.monotonic()
             try:
                 packet = next(packets, None)
+            except IndexError:
+                # Damage can look like a stream that was not there at the start, which PyAV does not know.
+                self.num_damaged += 1
+                packets = self._container.demux(self._stream)
+                continue
             except (av.FFmpegError, OSError) as error:
                 if isinstance(error, av.InvalidDataError) and not self._remote:
                     self.cut_short = True
@@ -159,10 +207,15 @@ class VideoReader:
                 raise self._lost(error, started_s, self._read_timeout_s) from None
             if packet is None:
                 return
+            # When its time is up, FFmpeg gives what is left of the last picture, and would wait once more.
+            if self._remote and time.monotonic() - started_s >= self._read_timeout_s:
+                raise self._lost(TimeoutError(), started_s, self._read_timeout_s)
             self.cut_short |= packet.is_corrupt
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if self._hardware and not self.num_decoded:
+                    raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error.strerror}") from None
                 self.num_damaged += 1
                 continue
             for frame in frames:
@@ -179,6 +232,12 @@ class VideoReader:
         image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
         quarter_turns = (round(frame.rotation / 90) - self._rotate // 90) % 4
         return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _is_of_device(error: Exception) -> bool:
+    """Whether a decoding device failed to open, rather than the stream."""
+    numbers = (errno.EPERM, errno.ENODEV, errno.ENOSYS, errno.EINVAL, errno.ENOMEM)
+    return isinstance(error, av.ExternalError | av.UnknownError) or getattr(error, "errno", None) in numbers
 
 
 def in_words(error: Exception, remote: bool) -> str:

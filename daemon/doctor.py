@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +17,12 @@ from typing import Literal
 import av
 import zmq
 
-from daemon.config import Config, find_config, load_config
+from daemon.config import Config, EnginesConfig, find_config, load_config
 from daemon.endpoints import check_endpoint
+from daemon.keys import load_server
 from daemon.sources import check_source, is_live
+from engines import machine
+from engines.backends import tensorrt
 from engines.errors import MienError
 from engines.runtime import MODELS, resolve, why_unusable
 
@@ -28,13 +33,14 @@ PACKAGES = (
     "opencv-python-headless",
     "av",
     "pyzmq",
+    "prometheus-client",
     "openvino",
     "safetensors",
     "msgspec",
     "pydantic",
 )
 DECODERS = ("h264", "hevc", "mjpeg", "vp9", "av1")
-ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd")
+ISA_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8", "asimd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ def examine(config_path: Path | None = None) -> list[Finding]:
         return [*findings, *(Finding("config", "wrong", line, "correct it") for line in lines)]
     used = config_path or find_config()
     findings.append(Finding("config", "ok", str(used or "none, all defaults")))
-    return [*findings, *engines(config), endpoint(config), gallery(config), *cameras(config)]
+    return [*findings, *engines(config), endpoint(config), metrics(config), gallery(config), *cameras(config)]
 
 
 def python() -> Finding:
@@ -104,8 +110,10 @@ def gpu() -> Iterator[Finding]:
         return
     for line in answer.stdout.splitlines():
         yield Finding("gpu", "ok", line)
-    if _version("torch-tensorrt") is None and _version("torch-tensorrt-rtx") is None:
-        yield Finding("tensorrt", "note", "not installed", "for the GPU: pip install 'mien[gpu]'")
+    if reason := machine.why_no_gpu():
+        yield Finding("cuda", "note", "torch cannot use the GPU", reason)
+    if reason := tensorrt.why_not_installed():
+        yield Finding("tensorrt", "note", "not usable", reason)
 
 
 def openvino_devices() -> Iterator[Finding]:
@@ -137,21 +145,30 @@ def codecs() -> Iterator[Finding]:
 
 def engines(config: Config) -> Iterator[Finding]:
     """Which engines the configuration asks for, and whether they are built and fit the weights."""
-    wanted = config.engines
     sizes = dict.fromkeys(camera.detector_size for camera in config.cameras if camera.enabled)
     for model in MODELS:
         for size in (sizes or (None,)) if model == "detector" else (None,):
-            yield _engine(model, wanted.backend, size, wanted.cache_dir)
+            yield _engine(model, config.engines, size)
 
 
-def _engine(model: str, backend: str, size: tuple[int, int] | None, cache: Path | None) -> Finding:
+def _engine(model: str, wanted: EnginesConfig, size: tuple[int, int] | None) -> Finding:
     subject = f"engine {model}"
     try:
-        request = resolve(model, backend, size, None, cache)
-        reason = None if request.backend == "eager" else why_unusable(request)
+        request = resolve(
+            model,
+            wanted.backend,
+            size,
+            None,
+            wanted.cache_dir,
+            device=wanted.device,
+            precision=wanted.precision,
+            max_batch=wanted.max_batch,
+            onnx={"detector": wanted.detector, "embedder": wanted.embedder}.get(model),
+        )
+        reason = why_unusable(request) if request.needs_build else None
     except MienError as error:
         return Finding(subject, "wrong", str(error))
-    shape = f"{request.size[0]}x{request.size[1]} on {request.backend}"
+    shape = f"{request.size[0]}x{request.size[1]} on {request.backend} {request.precision}"
     if reason:
         return Finding(
             subject, "note", f"{shape}: {reason}", "the first start builds it, or: mien engines build"
@@ -163,8 +180,11 @@ def endpoint(config: Config) -> Finding:
     """Whether the daemon may bind where it is told to, and could now."""
     publish = config.publish
     try:
+        curve = load_server(publish.server_key, publish.allowed_clients)
         check_endpoint(
-            publish.endpoint, allow_plaintext_beyond_loopback=publish.allow_plaintext_beyond_loopback
+            publish.endpoint,
+            encrypted=curve is not None,
+            allow_plaintext_beyond_loopback=publish.allow_plaintext_beyond_loopback,
         )
         if publish.endpoint.startswith("tcp://"):
             with zmq.Context() as context, context.socket(zmq.PUB) as probe:
@@ -173,7 +193,23 @@ def endpoint(config: Config) -> Finding:
         return Finding("endpoint", "note", f"{publish.endpoint} is taken", "fine if that is your daemon")
     except MienError as error:
         return Finding("endpoint", "wrong", str(error))
-    return Finding("endpoint", "ok", f"{publish.endpoint} is free")
+    return Finding("endpoint", "ok", f"{publish.endpoint} is free{', encrypted' if curve else ''}")
+
+
+def metrics(config: Config) -> Finding:
+    """Whether Prometheus can be answered where it is told to be, now."""
+    where = config.metrics
+    if where.port == 0:
+        return Finding("metrics", "ok", "off")
+    try:
+        with socket.create_server((where.host, where.port)):
+            return Finding("metrics", "ok", f"{where.host}:{where.port} is free")
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return Finding(
+                "metrics", "note", f"{where.host}:{where.port} is taken", "fine if that is your daemon"
+            )
+        return Finding("metrics", "wrong", f"{where.host}: {error.strerror}", "set metrics.host to 127.0.0.1")
 
 
 def gallery(config: Config) -> Finding:

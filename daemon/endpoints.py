@@ -12,17 +12,24 @@ import zmq
 from engines.errors import MienError, UsageError
 
 
-def check_endpoint(endpoint: str, *, allow_plaintext_beyond_loopback: bool = False) -> None:
+def check_endpoint(
+    endpoint: str, *, encrypted: bool = False, allow_plaintext_beyond_loopback: bool = False
+) -> None:
     """Raises UsageError where events would leave the machine in the clear, MienError for an ipc in use."""
     scheme, _, address = endpoint.partition("://")
-    if scheme == "tcp" and not (allow_plaintext_beyond_loopback or _is_loopback(address)):
+    if scheme == "tcp" and not (encrypted or allow_plaintext_beyond_loopback or _is_loopback(address)):
         raise UsageError(
-            f"{endpoint}: would send faces and names over the network in the clear; "
-            "bind to 127.0.0.1, or set publish.allow_plaintext_beyond_loopback: true"
+            f"{endpoint}: would send faces and names over the network in the clear; bind to 127.0.0.1, encrypt "
+            "with publish.server_key (mien keys new), or set publish.allow_plaintext_beyond_loopback: true"
         )
     # ZeroMQ takes an ipc socket over from the process that has it, without a word.
     if scheme == "ipc" and not address.startswith("@") and _has_listener(Path(address)):
         raise in_use(endpoint)
+
+
+def is_ipv6(endpoint: str) -> bool:
+    """Whether the address is one of IPv6, which ZeroMQ must be told of."""
+    return endpoint.startswith("tcp://[")
 
 
 def bind_failure(endpoint: str, error: zmq.ZMQError) -> MienError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from daemon.config import QualityConfig
-from daemon.gallery import EnrolledLook, Gallery, model_id
+from daemon.gallery import EnrolledLook, model_id
 from daemon.images import read_image
 from daemon.records import Reason
 from daemon.stills import find_faces, the_face
@@ -27,26 +27,19 @@ REMEDIES: dict[Reason, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolment:
-    """How many looks are new, how many were there already, and which images could not serve."""
+class Looked:
+    """The looks of the images that can serve, and why the others cannot."""
 
-    num_new: int
-    num_known: int
+    looks: tuple[EnrolledLook, ...]
     failures: tuple[MienError, ...]
 
 
-def enrol(
-    gallery: Gallery,
-    engines: FaceEngines,
-    name: str,
-    images: Iterable[Path],
-    quality: QualityConfig,
-    *,
-    any_quality: bool = False,
-) -> Enrolment:
-    """Enrols a person by images with one face each; one that cannot serve is reported, and the others go on.
+def looks_of(
+    engines: FaceEngines, images: Iterable[Path], quality: QualityConfig, *, any_quality: bool = False
+) -> Looked:
+    """Looks at images with one face each; one that cannot serve is reported, and the others go on.
 
-    Raises MienError where no image can serve; then nothing is enrolled.
+    Raises MienError where no image can serve.
     """
     looks: list[EnrolledLook] = []
     failures: list[MienError] = []
@@ -57,8 +50,7 @@ def enrol(
             failures.append(error)
     if not looks:
         raise MienError("\n".join(str(failure) for failure in failures))
-    num_new = gallery.enrol(name, looks)
-    return Enrolment(num_new, len(looks) - num_new, tuple(failures))
+    return Looked(tuple(looks), tuple(failures))
 
 
 def look_of(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.whole_file import whole_file
 from engines.errors import MienError, UsageError
 from engines.spec import ModelSpec
 
@@ -23,8 +26,9 @@ Floats = NDArray[np.float32]
 APPLICATION_ID = 0x4D69656E
 """Written into the file's header: "Mien"."""
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+SCHEMA_VERSION = 2
+MIGRATIONS = (
+    """
 CREATE TABLE IF NOT EXISTS people (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -41,8 +45,13 @@ CREATE TABLE IF NOT EXISTS looks (
     enrolled_at TEXT NOT NULL,
     UNIQUE (person, model, image_sha256)
 ) STRICT;
-"""
+""",
+    "CREATE INDEX IF NOT EXISTS looks_by_model ON looks (model, person);",
+)
+"""MIGRATIONS[n] makes a gallery of version n one of version n + 1; each is done wholly or not at all."""
+
 BUSY_TIMEOUT_S = 5.0
+DAMAGED = "damaged; restore it from a backup, or move it away and enrol again"
 MAX_NAME_LENGTH = 100
 MAX_NAMES_SHOWN = 5
 
@@ -92,6 +101,10 @@ class GallerySnapshot:
 EMPTY_SNAPSHOT = GallerySnapshot((), np.zeros((0, 0), np.float32), np.zeros(0, np.int64))
 
 
+class NoGalleryError(MienError):
+    """There is no gallery file."""
+
+
 def model_id(spec: ModelSpec) -> str:
     """Which weights an embedding is of; those of others are not comparable."""
     return f"{spec.name}@{spec.weights_sha256[:12] or 'unknown'}"
@@ -100,11 +113,14 @@ def model_id(spec: ModelSpec) -> str:
 class Gallery:
     """An open gallery file, made where it is missing; use it as a context manager.
 
-    Raises MienError where the file cannot be opened, is no SQLite, or belongs to another program or version.
+    create: False leaves a file that is missing alone. Raises MienError where the file cannot be opened, is no
+    SQLite, or belongs to another program or version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
+        if not create and not path.exists():
+            raise NoGalleryError(f"{path}: nobody is enrolled yet; mien gallery enroll NAME IMAGE...")
         with _in_words(path):
             _make_private(path)
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
@@ -128,12 +144,26 @@ class Gallery:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
-        if not version:
-            with connection:
-                connection.executescript(
-                    f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};"
-                    f"PRAGMA user_version = {SCHEMA_VERSION}; {SCHEMA} COMMIT;"
-                )
+        while version < SCHEMA_VERSION:
+            version = self._migrate()
+
+    def _migrate(self) -> int:
+        """One step; returns the version then. Another process may have made it meanwhile."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            if version < SCHEMA_VERSION:
+                for statement in MIGRATIONS[version].split(";"):
+                    connection.execute(statement)
+                version += 1
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
+        return version
 
     def __enter__(self) -> Self:
         return self
@@ -209,8 +239,62 @@ class Gallery:
         with _in_words(self.path):
             with self._connection as connection:
                 connection.execute("DELETE FROM people WHERE name = ?", (name,))
-            self._connection.execute("VACUUM")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._scrub()
+
+    def _scrub(self) -> None:
+        """Leaves nothing in the file or its journal that is not in the gallery."""
+        self._connection.execute("VACUUM")
+        until_s = time.monotonic() + BUSY_TIMEOUT_S
+        while self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > until_s:
+                raise MienError(
+                    f"{self.path}: erased, but its journal is in use and may hold traces; do it again"
+                )
+            time.sleep(0.05)
+
+    def backup(self, target: Path) -> int:
+        """Writes the gallery of this moment to another file, whole or not at all; returns how many people.
+
+        Raises MienError where it cannot be written.
+        """
+        with whole_file(target) as part, _in_words(target):
+            part.chmod(0o600)
+            with closing(sqlite3.connect(part)) as copy:
+                self._connection.backup(copy)
+                # A file of its own: no journal beside it.
+                copy.execute("PRAGMA journal_mode = DELETE")
+        return len(self.people())
+
+    def content(self) -> bytes:
+        """The gallery of this moment as the bytes of a file."""
+        with tempfile.TemporaryDirectory(prefix="mien-") as folder:
+            path = Path(folder) / "gallery.sqlite"
+            self.backup(path)
+            return path.read_bytes()
+
+    def restore(self, source: Path) -> int:
+        """Takes the people of another gallery file in place of those of now; returns how many.
+
+        Raises MienError where the other file is missing, damaged or no gallery; then nothing has changed.
+        """
+        with tempfile.TemporaryDirectory(prefix="mien-") as folder:
+            # A copy: it may be of an older version, and is not to be changed.
+            copied = Path(folder) / "gallery.sqlite"
+            with _in_words(source):
+                copied.write_bytes(source.read_bytes())
+            with _named(source, copied), Gallery(copied) as other:
+                other.check_whole()
+                with _in_words(self.path):
+                    other._connection.backup(self._connection)
+                    self._scrub()
+        return len(self.people())
+
+    def check_whole(self) -> None:
+        """Raises MienError where the file is damaged."""
+        with _in_words(self.path):
+            (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise MienError(f"{self.path}: {DAMAGED}")
 
     def _known(self, name: str) -> None:
         names = [person.name for person in self.people()]
@@ -276,6 +360,15 @@ def _make_private(path: Path) -> None:
 
 
 @contextmanager
+def _named(path: Path, other: Path) -> Iterator[None]:
+    """Errors of `other` are told of `path`."""
+    try:
+        yield
+    except MienError as error:
+        raise MienError(str(error).replace(str(other), str(path))) from None
+
+
+@contextmanager
 def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
@@ -294,7 +387,7 @@ def _explained(error: sqlite3.DatabaseError) -> str:
         case "SQLITE_BUSY" | "SQLITE_LOCKED":
             return "another program is writing to it; try again"
         case "SQLITE_CORRUPT":
-            return "damaged; restore it from a backup, or move it away and enrol again"
+            return DAMAGED
         case "SQLITE_READONLY" | "SQLITE_CANTOPEN" | "SQLITE_PERM":
             return "may not be written to; run as its owner or check its permissions"
         case "SQLITE_FULL":

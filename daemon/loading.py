@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import structlog
 
 from daemon.config import CameraConfig, Config
 from daemon.pipeline import FacePipeline
 from daemon.pipelines import LoadedPipeline, PipelinesByCamera
+from engines.errors import MienError
 from engines.runtime import Engine, FaceEngines, Progress, load_engine, load_face_engines
 
 log = structlog.get_logger(__name__)
+
+Size = tuple[int, int]
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
+"""What an NVIDIA driver that is up shows: on a PC or server, on a Jetson, under WSL."""
+
+GPU_LOOK_S = 0.5
 
 
 def _tell(words: str) -> None:
@@ -22,41 +34,94 @@ def _tell(words: str) -> None:
 def load_pipeline(config: Config, *, every_frame: bool = False, progress: Progress = _tell) -> LoadedPipeline:
     """The pipeline of all enabled cameras; engines that are missing are built first, and `progress` is told.
 
-    Raises MienError where an engine cannot be had or the gallery cannot be read.
+    Every engine has run once when this returns. Raises MienError where an engine cannot be had or the gallery
+    cannot be read.
     """
     cameras = [camera for camera in config.cameras if camera.enabled]
-    sizes = list(dict.fromkeys(camera.detector_size for camera in cameras))
-    shared = _engines(config, cameras, sizes[0], progress)
-    pipelines = {sizes[0]: FacePipeline(shared, config, every_frame=every_frame)}
-    for size in sizes[1:]:
-        pipelines[size] = FacePipeline(
-            replace(shared, detector=_detector(config, size, progress)), config, every_frame=every_frame
-        )
-    by_camera = {camera.name: pipelines[camera.detector_size] for camera in cameras}
-    return LoadedPipeline(PipelinesByCamera(by_camera), _backends(shared))
+    stock = EngineStock(config, cameras, every_frame, progress)
+    by_camera = {camera.name: stock.pipeline_for(camera) for camera in cameras}
+    pipelines = PipelinesByCamera(by_camera, stock.pipeline_for)
+    return LoadedPipeline(pipelines, _backends(stock.shared), stock.prepare)
 
 
-def _engines(
-    config: Config, cameras: Sequence[CameraConfig], size: tuple[int, int], progress: Progress
-) -> FaceEngines:
+class EngineStock:
+    """The engines loaded so far, and a pipeline for each detector size."""
+
+    def __init__(
+        self, config: Config, cameras: Sequence[CameraConfig], every_frame: bool, progress: Progress
+    ) -> None:
+        self._config = config
+        self._every_frame = every_frame
+        self._progress = progress
+        first = cameras[0].detector_size
+        self.shared = _engines(config, cameras, first, progress)
+        _warm_up(self.shared)
+        self._pipelines = {first: FacePipeline(self.shared, config, every_frame=every_frame)}
+        for camera in cameras[1:]:
+            self.prepare(camera)
+
+    def prepare(self, camera: CameraConfig) -> None:
+        """Loads what a camera needs; raises MienError where that takes a new start or cannot be had."""
+        if camera.identity and self.shared.embedder is None:
+            raise MienError(f"camera {camera.name}: identity was off for all cameras; restart the daemon")
+        if (camera.age or camera.gender or camera.emotion) and self.shared.attributes is None:
+            raise MienError(f"camera {camera.name}: attributes were off for all cameras; restart the daemon")
+        size = camera.detector_size
+        if size not in self._pipelines:
+            engines = replace(self.shared, detector=_detector(self._config, size, self._progress))
+            _warm_up(engines)
+            self._pipelines[size] = FacePipeline(engines, self._config, every_frame=self._every_frame)
+
+    def pipeline_for(self, camera: CameraConfig) -> FacePipeline:
+        """The pipeline of a camera that was prepared."""
+        return self._pipelines[camera.detector_size]
+
+
+def wait_for_gpu(config: Config, stop: threading.Event) -> None:
+    """Waits for the GPU an engine is asked to run on, as long as the configuration says.
+
+    Raises MienError where it does not come; a GPU that was asked for is never replaced by the CPU.
+    """
+    if config.engines.backend != "tensorrt" and config.engines.device != "cuda":
+        return
+    until_s = time.monotonic() + config.service.gpu_wait_s
+    told = False
+    while not any(Path(device).exists() for device in GPU_DEVICES):
+        if time.monotonic() >= until_s or stop.is_set():
+            raise MienError(
+                f"engines are to run on a GPU, and after {config.service.gpu_wait_s:g} s there is no NVIDIA GPU;"
+                " check the driver with nvidia-smi, or set engines.backend: openvino and engines.device: cpu"
+            )
+        if not told:
+            log.warning("gpu_awaited", seconds=config.service.gpu_wait_s)
+            told = True
+        stop.wait(GPU_LOOK_S)
+
+
+def _warm_up(engines: FaceEngines) -> None:
+    """One empty picture through every engine: the first run is slow, and no camera should wait for it."""
+    for engine in (engines.detector, engines.landmarks, engines.embedder, engines.attributes):
+        if engine is not None:
+            width, height = engine.input_size
+            engine(np.zeros((1, height, width, 3), np.uint8))
+
+
+def _engines(config: Config, cameras: Sequence[CameraConfig], size: Size, progress: Progress) -> FaceEngines:
     return load_face_engines(
-        backend=config.engines.backend,
+        **config.engines.for_faces(),
         detector_size=size,
-        threads=config.engines.threads,
-        cache=config.engines.cache_dir,
         embedder=any(camera.identity for camera in cameras),
         attributes=any(camera.age or camera.gender or camera.emotion for camera in cameras),
         progress=progress,
     )
 
 
-def _detector(config: Config, size: tuple[int, int], progress: Progress) -> Engine:
+def _detector(config: Config, size: Size, progress: Progress) -> Engine:
     return load_engine(
         "detector",
-        backend=config.engines.backend,
+        **config.engines.common(),
+        onnx=config.engines.detector,
         size=size,
-        threads=config.engines.threads,
-        cache=config.engines.cache_dir,
         progress=progress,
     )
 

@@ -19,6 +19,7 @@ from daemon.identity import IdentityVote, threshold_of, without_doubles
 from daemon.live_gallery import GallerySource, LiveGallery
 from daemon.quality import assess, weight
 from daemon.records import Event, Frame, Identity
+from daemon.region import region_views, shifted
 from daemon.scene import SceneWatch
 from daemon.stage_watch import StageWatch
 from daemon.tracker import Track, Tracker
@@ -41,6 +42,7 @@ class CameraState:
     scene: SceneWatch = field(default_factory=SceneWatch)
     people: dict[int, Followed] = field(default_factory=dict)
     dropped: int = 0
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,10 +81,31 @@ class FacePipeline:
             self._threshold = threshold_of(config.identity, spec)
             gallery = gallery or LiveGallery(config.gallery.path, model_id(spec))
         self._gallery = gallery
-        self._cameras = {
-            camera.name: CameraState(camera, Tracker(config.tracking, self._detect_threshold))
-            for camera in config.cameras
-        }
+        self._cameras: dict[str, CameraState] = {}
+        for camera in config.cameras:
+            self.add_camera(camera)
+
+    def add_camera(self, camera: CameraConfig) -> list[Event]:
+        """Follows a camera from now on; one that is followed gets new settings, and its tracks go on."""
+        state = self._cameras.get(camera.name)
+        score = self._score_of(camera)
+        if state is None:
+            self._cameras[camera.name] = CameraState(camera, Tracker(self._config.tracking, score))
+            return []
+        state.config, state.tracker.start_score = camera, score
+        for person in state.people.values():
+            wanted = self._names(state)
+            person.vote = (person.vote or self._new_vote(camera)) if wanted else None
+            person.attributes = (person.attributes or self._new_means()) if self._judges(state) else None
+        return []
+
+    def release_camera(self, camera: str) -> CameraState | None:
+        """What is known of a camera, for another pipeline to `adopt`; None where it is not followed here."""
+        return self._cameras.pop(camera, None)
+
+    def adopt(self, state: CameraState) -> None:
+        """Goes on with a camera of another pipeline: its tracks go on and their numbers are not given again."""
+        self._cameras[state.config.name] = state
 
     def process(self, frames: Sequence[Frame]) -> list[Event]:
         """The events of one batch: at most one frame a camera, each later than the camera's last."""
@@ -108,13 +131,18 @@ class FacePipeline:
         return self._end(state, state.tracker.close())
 
     def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        found = detect(
-            self._engines.detector,
-            [frame.image for frame in frames],
-            min_score=self._detect_threshold * FAINT_SHARE,
-        )
-        limits = [self._cameras[frame.camera].config.min_face_px for frame in frames]
-        return [_large_enough(each, limit) for each, limit in zip(found, limits, strict=True)]
+        cameras = [self._cameras[frame.camera].config for frame in frames]
+        faint = [self._score_of(camera) * FAINT_SHARE for camera in cameras]
+        views, corners = region_views(frames, cameras)
+        found = detect(self._engines.detector, views, min_score=min(faint))
+        return [
+            shifted(_worth_it(each, score, camera.min_face_px), corner)
+            for each, score, camera, corner in zip(found, faint, cameras, corners, strict=True)
+        ]
+
+    def _score_of(self, camera: CameraConfig) -> float:
+        """The detector's score from which a face of this camera may begin a track."""
+        return self._detect_threshold if camera.detect_threshold is None else camera.detect_threshold
 
     def _track(
         self, frames: Sequence[Frame], detections: Sequence[Detections]
@@ -124,7 +152,9 @@ class FacePipeline:
         events: list[Event] = []
         for frame, found in zip(frames, detections, strict=True):
             state = self._cameras[frame.camera]
-            if state.scene.is_cut(frame.image):
+            resized = state.shape not in (None, frame.image.shape)
+            state.shape = frame.image.shape
+            if state.scene.is_cut(frame.image) or resized:
                 events += self._end(state, state.tracker.close())
             colours = appearances(frame.image, found.boxes_xyxy)
             tracked = state.tracker.update(found, colours, frame.time_ns)
@@ -140,7 +170,7 @@ class FacePipeline:
             state.people[track.number] = Followed(
                 track=track.number,
                 started_at=frame.captured_at - since,
-                vote=self._new_vote() if self._names(state) else None,
+                vote=self._new_vote(state.config) if self._names(state) else None,
                 attributes=self._new_means() if self._judges(state) else None,
             )
         return state.people[track.number]
@@ -152,8 +182,9 @@ class FacePipeline:
         wanted = state.config.age or state.config.gender or state.config.emotion
         return wanted and self._engines.attributes is not None
 
-    def _new_vote(self) -> IdentityVote:
-        return IdentityVote(self._config.identity, self._threshold)
+    def _new_vote(self, camera: CameraConfig) -> IdentityVote:
+        own = camera.identity_threshold
+        return IdentityVote(self._config.identity, self._threshold if own is None else own)
 
     def _new_means(self) -> AttributeMeans:
         return AttributeMeans(self._config.attributes.smoothing_s)
@@ -270,7 +301,7 @@ class FacePipeline:
         return [ended_event(person, state.config) for person in people if person is not None]
 
 
-def _large_enough(found: Detections, min_face_px: float) -> Detections:
+def _worth_it(found: Detections, min_score: float, min_face_px: float) -> Detections:
     sides = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).max(1, initial=0)
-    large = sides >= min_face_px
-    return Detections(found.boxes_xyxy[large], found.scores[large])
+    chosen = (sides >= min_face_px) & (found.scores >= min_score)
+    return Detections(found.boxes_xyxy[chosen], found.scores[chosen])

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskP
 from daemon.config import CameraConfig, Config
 from daemon.jsonl import JsonLines
 from daemon.pipelines import LoadedPipeline
-from daemon.publisher import EventSink, Publisher
+from daemon.publisher import EventSink, open_publisher
 from daemon.replay import Replay, ReplayResult, num_frames
 from daemon.sources import EPOCH
 from engines.errors import MienError, UsageError
@@ -72,7 +72,7 @@ class ReplayJob:
     def _sinks(self, stack: ExitStack) -> list[EventSink]:
         sinks: list[EventSink] = []
         if self.publish:
-            sinks.append(stack.enter_context(_publisher(self.config)))
+            sinks.append(stack.enter_context(open_publisher(self.config.publish, self.config.instance)))
         if self.out is not None:
             sinks.append(stack.enter_context(JsonLines(self.out)))
         return sinks
@@ -81,15 +81,6 @@ class ReplayJob:
         if self.annotated is None or len(self.config.cameras) == 1:
             return self.annotated
         return self.annotated / f"{camera.name}.mp4"
-
-
-def _publisher(config: Config) -> Publisher:
-    return Publisher(
-        config.publish.endpoint,
-        instance=config.instance,
-        hwm=config.publish.hwm,
-        allow_plaintext_beyond_loopback=config.publish.allow_plaintext_beyond_loopback,
-    )
 
 
 def _progress(console: Console) -> Progress:

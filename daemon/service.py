@@ -5,22 +5,32 @@ One thread takes what all cameras have ready, as one batch, and publishes what t
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import structlog
 
 from daemon.cameras import Cameras
 from daemon.capture import StatusChange
 from daemon.config import Config
+from daemon.control import open_control
+from daemon.control_answers import ControlAnswers
+from daemon.metrics import Metrics, Watched, gallery_size, served
 from daemon.notify import notify, watchdog_interval_s
+from daemon.orders import Orders
+from daemon.overseer import Overseer
 from daemon.pipelines import LoadedPipeline
-from daemon.publisher import Publisher
+from daemon.publisher import open_publisher
 from daemon.records import DAEMON_CAMERA, Event, Frame, State, StatusEvent
 from daemon.sources import check_source
+from daemon.steering import Steering, camera_status
 from daemon.telemetry import Pulse
 from engines.errors import MienError, UsageError
 
@@ -35,16 +45,29 @@ DOWN_STATES: frozenset[State] = frozenset({"reconnecting", "offline", "ended"})
 class Service:
     """A daemon that runs until `stop` is set, or until the last of its sources is at its end.
 
-    Raises MienError where it cannot start.
+    config_path: the file that a reload reads; `reload` set asks for one. Raises MienError where it cannot start.
     """
 
     def __init__(
-        self, config: Config, load: Callable[[Config], LoadedPipeline], stop: threading.Event | None = None
+        self,
+        config: Config,
+        load: Callable[[Config], LoadedPipeline],
+        stop: threading.Event | None = None,
+        *,
+        config_path: Path | None = None,
+        reload: threading.Event | None = None,
     ) -> None:
         self._config = config
+        self._config_path = config_path
         self._load = load
         self._stop = stop or threading.Event()
+        self._reload = reload or threading.Event()
+        self._orders = Orders()
+        self._num_failed = 0
+        self._failed_in_a_row = 0
+        self.captures_ended = True
         self._pulse = Pulse()
+        self._metrics = Metrics(config.instance)
         # Alive is what systemd hears at this interval; a main loop that hangs falls silent.
         self._heartbeat = _Interval(config.publish.heartbeat_s)
         self._watchdog = _Interval(watchdog_interval_s())
@@ -57,17 +80,42 @@ class Service:
                 self._main_loop()
             finally:
                 self._shutdown()
+        self.captures_ended = self._cameras.all_ended
 
     def _startup(self, stack: ExitStack) -> None:
         self._check_sources()
-        self.publisher = stack.enter_context(_open_publisher(self._config))
+        self.publisher = stack.enter_context(open_publisher(self._config.publish, self._config.instance))
+        stack.enter_context(served(self._metrics, self._config.metrics))
         self._tell_of_daemon("starting")
         loaded = self._load(self._config)
         self._pipeline, self._backends = loaded.pipeline, loaded.backends
-        self._cameras = stack.enter_context(Cameras(self._config.cameras, self._stop))
+        self._cameras = stack.enter_context(Cameras(self._config.cameras, self._config.service.max_batch))
+        self._metrics.watch(self._watched())
+        self._steering = Steering(
+            self._config,
+            self._config_path,
+            loaded,
+            self._cameras,
+            self._orders,
+            self._tell_of_cameras,
+            self._publish,
+        )
+        self._overseer = stack.enter_context(Overseer(self._config.service.stage_timeout_s))
+        answers = ControlAnswers(self._config, self._steering, self.status)
+        self.control = open_control(self._config, answers.answer, stack)
         self._tell_of_daemon("ready")
         notify("READY=1")
         log.info("ready", endpoint=self.publisher.endpoint, engines=self._backends)
+
+    def _watched(self) -> Watched:
+        """What Prometheus is told of at each scrape."""
+        path = self._config.gallery.path
+        return Watched(
+            cameras=self._cameras,
+            num_subscriptions=lambda: self.publisher.num_subscriptions,
+            backends=self._backends,
+            gallery_size=lambda: gallery_size(path),
+        )
 
     def _check_sources(self) -> None:
         enabled = [camera for camera in self._config.cameras if camera.enabled]
@@ -81,9 +129,13 @@ class Service:
 
     def _main_loop(self) -> None:
         cameras = self._cameras
-        while not self._stop.is_set() and cameras.names_not_ended:
+        while not self._stop.is_set() and not cameras.have_ended:
             cameras.ready.clear()
+            self._overseer.beat()
             self.publisher.answer_subscribers()
+            self._orders.run()
+            self._metrics.keep_only(cameras.names)
+            self._reload_if_asked()
             frames = cameras.take_frames()
             ups, downs = _ups_and_downs(cameras.take_changes())
             self._tell_of_cameras(ups)
@@ -96,19 +148,73 @@ class Service:
     def _process(self, frames: Sequence[Frame]) -> None:
         if not frames:
             return
-        self._publish(self._pipeline.process(frames))
+        try:
+            events = self._pipeline.process(frames)
+        except Exception:
+            self._batch_failed(frames)
+            return
+        self._failed_in_a_row = 0
+        self._publish(events)
         for frame in frames:
             self._pulse.frame_done(frame.monotonic_ns)
+            self._metrics.frame_done(frame.camera, frame.monotonic_ns)
+
+    def _batch_failed(self, frames: Sequence[Frame]) -> None:
+        """Called while the error is handled: raises it anew where it is one too many."""
+        self._num_failed += len(frames)
+        self._failed_in_a_row += 1
+        for frame in frames:
+            self._metrics.frame_failed(frame.camera)
+        cameras = sorted({frame.camera for frame in frames})
+        log.error("batch_failed", cameras=cameras, in_a_row=self._failed_in_a_row, exc_info=True)
+        if self._failed_in_a_row >= self._config.service.max_failures:
+            notify(f"STATUS={self._failed_in_a_row} batches in a row failed; ending")
+            raise
+
+    def _reload_if_asked(self) -> None:
+        """Reads the configuration beside the main loop: engines for a new camera may take their time."""
+        if self._reload.is_set():
+            self._reload.clear()
+            threading.Thread(target=self._reloaded, name="reload", daemon=True).start()
+
+    def _reloaded(self) -> None:
+        with suppress(MienError):  # told in the log, and the old configuration goes on
+            self._steering.reload()
+
+    def status(self) -> dict[str, Any]:
+        """The daemon and its cameras as `mien ctl status` shows them; may be asked from any thread."""
+        return {
+            "instance": self._config.instance,
+            "epoch": self.publisher.epoch,
+            "pid": os.getpid(),
+            "endpoint": self.publisher.endpoint,
+            "config": str(self._config_path) if self._config_path else None,
+            "gallery": str(self._config.gallery.path),
+            "engines": self._backends,
+            "frames_in": self._cameras.num_frames,
+            "frames_processed": self._pulse.frames_processed,
+            "dropped": dict(self._dropped()),
+            "silent_s": round(self._overseer.silent_s, 3),
+            "cameras": [
+                camera_status(self._cameras, name, watched)
+                for name, watched in self._cameras.states().items()
+            ],
+        }
+
+    def _dropped(self) -> Counter[str]:
+        dropped = self._cameras.num_dropped
+        if self._num_failed:
+            dropped["failed"] = self._num_failed
+        return dropped
 
     def _tell_of_cameras(self, changes: Sequence[StatusChange]) -> None:
         for change in changes:
             if change.state in DOWN_STATES:
                 self._publish(self._pipeline.close_camera(change.camera))
-            self.publisher.publish(
-                StatusEvent(
-                    camera=change.camera, state=change.state, reason=change.reason, since=change.since
-                )
+            status = StatusEvent(
+                camera=change.camera, state=change.state, reason=change.reason, since=change.since
             )
+            self._publish([status])
             lost = change.state in ("stalled", "reconnecting", "offline") and not self._stop.is_set()
             write = log.warning if lost else log.info
             write("camera_" + change.state, camera=change.camera, reason=change.reason)
@@ -122,15 +228,16 @@ class Service:
     def _beat(self) -> None:
         heartbeat = self._pulse.heartbeat(
             frames_in=self._cameras.num_frames,
-            dropped=self._cameras.num_dropped,
+            dropped=self._dropped(),
             queue_depth=self._cameras.queue_depth,
             engines=self._backends,
         )
-        self.publisher.publish(heartbeat)
+        self._publish([heartbeat])
 
     def _shutdown(self) -> None:
         notify("STOPPING=1")
         self._stop.set()
+        self._cameras.stop()
         self._tell_of_daemon("stopping")
         now = datetime.now(UTC)
         names = self._cameras.names_not_ended
@@ -139,11 +246,11 @@ class Service:
         log.info("stopped", frames=self._pulse.frames_processed)
 
     def _tell_of_daemon(self, state: State) -> None:
-        self.publisher.publish(StatusEvent(camera=DAEMON_CAMERA, state=state, since=datetime.now(UTC)))
+        self._publish([StatusEvent(camera=DAEMON_CAMERA, state=state, since=datetime.now(UTC))])
 
     def _publish(self, events: Sequence[Event]) -> None:
         for event in events:
-            self.publisher.publish(event)
+            self._metrics.saw(self.publisher.publish(event))
 
 
 class _Interval:
@@ -169,12 +276,3 @@ def _ups_and_downs(
     ups = [change for change in changes if final[change.camera] not in DOWN_STATES]
     downs = [change for change in changes if final[change.camera] in DOWN_STATES]
     return ups, downs
-
-
-def _open_publisher(config: Config) -> Publisher:
-    return Publisher(
-        config.publish.endpoint,
-        instance=config.instance,
-        hwm=config.publish.hwm,
-        allow_plaintext_beyond_loopback=config.publish.allow_plaintext_beyond_loopback,
-    )

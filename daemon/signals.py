@@ -12,9 +12,12 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Within, the first SIGINT or SIGTERM sets `stop`; a second one ends the process at once."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+def stop_on_signals(stop: threading.Event, reload: threading.Event | None = None) -> Iterator[None]:
+    """Within, the first SIGINT or SIGTERM sets `stop`; a second one ends the process at once.
+
+    SIGHUP sets `reload`, where there is one.
+    """
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGHUP)}
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
@@ -23,6 +26,8 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
 
     for number in STOP_SIGNALS:
         signal.signal(number, on_signal)
+    if reload is not None:
+        signal.signal(signal.SIGHUP, lambda number, frame: reload.set())
     try:
         yield
     finally:

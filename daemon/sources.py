@@ -19,11 +19,15 @@ from daemon.config import CameraConfig
 from daemon.decoding import DEFAULT_FPS, Picture, VideoProperties, VideoReader
 from daemon.images import list_images, read_image
 from daemon.records import Frame
+from daemon.sender_clock import SenderClock
 from engines.errors import MienError
 
 log = structlog.get_logger(__name__)
 
 SourceKind = Literal["video", "folder", "device", "url"]
+LONGEST_WAIT_S = 10.0
+"""A file whose times leap by more is not waited for any longer."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -155,15 +159,17 @@ def read_live(camera: CameraConfig) -> Iterator[Frame]:
     """
     with _connected(camera) as reader:
         start_s, is_file = time.monotonic(), reader.properties.duration_s is not None
+        sender = SenderClock()
         for picture in reader.pictures(Thinning(camera.max_fps)):
             if is_file:
                 time.sleep(max(0.0, start_s + picture.pts_s - time.monotonic()))
-            now_ns = time.monotonic_ns()
+            now_ns, now = time.monotonic_ns(), datetime.now(UTC)
+            sent_at = sender.captured_at(picture.sent_at_s, now)
             yield Frame(
                 camera=camera.name,
                 index=picture.index,
-                captured_at=datetime.now(UTC),
-                clock="arrival",
+                captured_at=sent_at or now,
+                clock="rtcp" if sent_at else "arrival",
                 pts_s=round(picture.pts_s, 6),
                 time_ns=now_ns,
                 monotonic_ns=now_ns,
@@ -172,14 +178,16 @@ def read_live(camera: CameraConfig) -> Iterator[Frame]:
 
 
 def paced(frames: Iterable[Frame], wait: Callable[[float], object] = time.sleep) -> Iterator[Frame]:
-    """The frames at the speed of their own clock; `wait` is given seconds."""
+    """The frames at the speed of their own clock, but for leaps in it; `wait` is given seconds."""
     start_ns: int | None = None
     for frame in frames:
         now_ns = time.monotonic_ns()
         start_ns = now_ns - frame.time_ns if start_ns is None else start_ns
         ahead_s = (start_ns + frame.time_ns - now_ns) / 1e9
         if ahead_s > 0:
-            wait(ahead_s)
+            if ahead_s > LONGEST_WAIT_S:
+                start_ns -= round((ahead_s - LONGEST_WAIT_S) * 1e9)
+            wait(min(ahead_s, LONGEST_WAIT_S))
         yield frame
 
 
@@ -242,4 +250,5 @@ def _connected(camera: CameraConfig) -> VideoReader:
         read_timeout_s=camera.read_timeout_s,
         rotate=camera.rotate,
         low_delay=True,
+        hardware=camera.hardware_decode,
     )

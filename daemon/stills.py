@@ -61,10 +61,8 @@ def load_still_engines(
 ) -> FaceEngines:
     """Engines for stills: the detector's input is larger than for streams."""
     return load_face_engines(
-        backend=config.engines.backend,
+        **config.engines.for_faces(),
         detector_size=DETECTOR_SIZE,
-        threads=config.engines.threads,
-        cache=config.engines.cache_dir,
         attributes=attributes,
         progress=progress,
     )

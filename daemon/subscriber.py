@@ -1,83 +1,108 @@
-"""Events in: a subscriber that notices what is lost, doubled, or begun anew."""
+"""Events in: a subscriber that notices what is lost, doubled, or begun anew.
+
+from daemon.subscriber import Subscriber
+
+with Subscriber("tcp://127.0.0.1:5600") as events:
+    for received in events:
+        if received.irregularity:
+            print("irregular:", received.irregularity)
+        if received.event["schema"] == "mien.track/1":
+            who = received.event.get("identity") or {}
+            print(received.event["camera"], received.event["phase"], who.get("name"))
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import msgspec
 import zmq
+import zmq.asyncio
 
-from engines.errors import MienError, UsageError
+from daemon.connection import ALL_TOPICS, Refusals, connect, decoded, set_up
+from daemon.keys import ClientCurve
+from daemon.sequence import Irregularity, Received, SequenceWatch
 
-ALL_TOPICS = "mien/1/"
-
-
-@dataclass(frozen=True, slots=True)
-class Irregularity:
-    """What a topic's numbers tell: `num_missing` events lost, one doubled, or the daemon restarted."""
-
-    kind: Literal["gap", "duplicate", "restart"]
-    topic: str
-    num_missing: int = 0
+__all__ = ["AsyncSubscriber", "Irregularity", "Received", "SequenceWatch", "Subscriber"]
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One event as plain JSON values, and what its number tells."""
+class _Deadline:
+    """A moment `timeout_s` from now; None is never."""
 
-    topic: str
-    event: dict[str, Any]
-    irregularity: Irregularity | None
+    def __init__(self, timeout_s: float | None) -> None:
+        self._at_s = None if timeout_s is None else time.monotonic() + timeout_s
 
-
-class SequenceWatch:
-    """Follows `seq` per instance and topic.
-
-    The first event of a topic sets the count: whoever comes late lost nothing. An event sent again (`resent`)
-    is no duplicate.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[tuple[str, str], tuple[int, int]] = {}
-
-    def check(self, topic: str, event: dict[str, Any]) -> Irregularity | None:
-        """What this event tells, given those before it."""
-        key = (event["instance"], topic)
-        epoch, seq = event["epoch"], event["seq"]
-        last_epoch, last_seq = self._last.get(key, (epoch, seq - 1))
-        if epoch != last_epoch:
-            self._last[key] = (epoch, seq)
-            return Irregularity("restart", topic, num_missing=seq)
-        if seq <= last_seq:
-            return None if event.get("resent") else Irregularity("duplicate", topic)
-        self._last[key] = (epoch, seq)
-        num_missing = seq - last_seq - 1
-        return Irregularity("gap", topic, num_missing) if num_missing else None
+    @property
+    def left_ms(self) -> int:
+        """What is left, as ZeroMQ wants it: -1 is for ever."""
+        return -1 if self._at_s is None else max(0, round((self._at_s - time.monotonic()) * 1000))
 
 
-class Subscriber:
+class _Connection:
+    """A context and a subscribed socket in it, and the socket's monitor."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        topics: Sequence[str],
+        curve: ClientCurve | None,
+        hwm: int,
+    ) -> None:
+        self._sequence = SequenceWatch()
+        self._refusals = Refusals(endpoint)
+        self._context = context
+        self._socket = context.socket(zmq.SUB)
+        self._monitor = self._socket.get_monitor_socket(Refusals.EVENTS)
+        try:
+            set_up(self._socket, endpoint, hwm, curve)
+            for topic in topics:
+                self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
+            connect(self._socket, endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Gives everything back; a second time does nothing."""
+        if self._socket.closed:
+            return
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(0)
+        self._context.term()
+
+    def _received(self, parts: Sequence[bytes]) -> Received:
+        topic, event = decoded(parts)
+        return Received(topic, event, self._sequence.check(topic, event))
+
+    def _raise_refusal(self, message: list[bytes]) -> None:
+        refused = self._refusals.told(message)
+        if refused is not None:
+            raise refused
+
+
+class Subscriber(_Connection):
     """Subscribed to `topics` (prefixes) at `endpoint`; use it as a context manager.
 
-    Connecting succeeds whether or not a daemon is there yet. Raises UsageError for a malformed endpoint.
+    hwm: how many events wait for a slow reader; beyond that some are lost, and told as a gap. Connecting
+    succeeds whether or not a daemon is there yet. Raises UsageError for a malformed endpoint.
     """
 
-    def __init__(self, endpoint: str, topics: Sequence[str] = (ALL_TOPICS,)) -> None:
-        self._watch = SequenceWatch()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise UsageError(
-                f"{endpoint}: cannot be connected to ({error.strerror}); it looks like tcp://HOST:PORT or ipc://PATH"
-            ) from None
-        for topic in topics:
-            self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
+    def __init__(
+        self,
+        endpoint: str,
+        topics: Sequence[str] = (ALL_TOPICS,),
+        *,
+        curve: ClientCurve | None = None,
+        hwm: int = 1000,
+    ) -> None:
+        super().__init__(zmq.Context(), endpoint, topics, curve, hwm)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
 
     def __enter__(self) -> Self:
         return self
@@ -87,33 +112,67 @@ class Subscriber:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        self._socket.close()
-        self._context.term()
-
     def receive(self, timeout_s: float | None = None) -> Received | None:
         """The next event, or None where none came within `timeout_s` (None: wait for ever).
 
-        Raises MienError for a message that is no event: then something else publishes there.
+        Raises MienError for a message that is no event, and where the daemon refuses us.
         """
-        if not self._socket.poll(None if timeout_s is None else round(timeout_s * 1000)):
-            return None
-        topic, event = _decoded(self._socket.recv_multipart())
-        return Received(topic, event, self._watch.check(topic, event))
+        deadline = _Deadline(timeout_s)
+        while ready := dict(self._poller.poll(deadline.left_ms)):
+            if self._socket in ready:
+                return self._received(self._socket.recv_multipart())
+            self._raise_refusal(self._monitor.recv_multipart())
+        return None
 
     def __iter__(self) -> Iterator[Received]:
-        while True:
-            received = self.receive()
-            assert received is not None
-            yield received
+        return self
+
+    def __next__(self) -> Received:
+        received = self.receive()
+        assert received is not None, "without a time-out there is an event"
+        return received
 
 
-def _decoded(parts: list[bytes]) -> tuple[str, dict[str, Any]]:
-    try:
-        topic, payload = parts
-        event = msgspec.json.decode(payload, type=dict[str, Any])
-        if {"schema", "instance", "epoch", "seq", "camera"} <= event.keys():
-            return topic.decode(), event
-    except (ValueError, msgspec.DecodeError):
-        pass
-    raise MienError("received a message that is no Mien event; check that the endpoint is a Mien daemon's")
+class AsyncSubscriber(_Connection):
+    """`Subscriber` for asyncio: `async with AsyncSubscriber(...) as events: async for received in events: ...`"""
+
+    def __init__(
+        self,
+        endpoint: str,
+        topics: Sequence[str] = (ALL_TOPICS,),
+        *,
+        curve: ClientCurve | None = None,
+        hwm: int = 1000,
+    ) -> None:
+        super().__init__(zmq.asyncio.Context(), endpoint, topics, curve, hwm)
+        self._poller = zmq.asyncio.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def receive(self, timeout_s: float | None = None) -> Received | None:
+        """The next event, or None where none came within `timeout_s` (None: wait for ever).
+
+        Raises MienError for a message that is no event, and where the daemon refuses us.
+        """
+        deadline = _Deadline(timeout_s)
+        while ready := dict(await self._poller.poll(deadline.left_ms)):
+            if self._socket in ready:
+                return self._received(await self._socket.recv_multipart())
+            self._raise_refusal(await self._monitor.recv_multipart())
+        return None
+
+    def __aiter__(self) -> AsyncIterator[Received]:
+        return self
+
+    async def __anext__(self) -> Received:
+        received = await self.receive()
+        assert received is not None, "without a time-out there is an event"
+        return received

@@ -13,6 +13,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from daemon.config import LogConfig
+from daemon.printable import printable
 from daemon.records import DAEMON_CAMERA, HeartbeatEvent, LatencySummary, round_ms
 from daemon.secrecy import redact_url
 
@@ -26,6 +27,7 @@ def configure_logging(config: LogConfig) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if console:
+        processors.append(spelt_out)
         processors.append(without_secrets(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())))
     else:
         processors.append(structlog.processors.format_exc_info)
@@ -35,6 +37,14 @@ def configure_logging(config: LogConfig) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def spelt_out(logger: Any, method: str, event_dict: EventDict) -> EventDict:
+    """Text that would move the cursor or break the line as escapes; JSON has its own."""
+    return {
+        key: printable(value) if isinstance(value, str) and key != "exception" else value
+        for key, value in event_dict.items()
+    }
 
 
 def without_secrets(render: Processor) -> Processor:

@@ -113,14 +113,14 @@ class Tracker:
 
     def __init__(self, settings: TrackingConfig, start_score: float) -> None:
         self._settings = settings
-        self._start_score = start_score
+        self.start_score = start_score
         self._tracks: list[Track] = []
         self._last_number = 0
 
     def update(self, detections: Detections, appearances: Floats, time_ns: int) -> Tracked:
         """Takes one frame in. appearances: (N, D) unit rows, one for each detection."""
         looks = _Looks(detections.boxes_xyxy, appearances, time_ns)
-        strong = detections.scores >= self._start_score
+        strong = detections.scores >= self.start_score
         expected = self._still_expected(time_ns)
         found = self._pairs([track for track in expected if track.number], looks, np.flatnonzero(strong))
         # A strip of somebody known must not go on as somebody new: who has a number chooses first.

@@ -1,56 +1,81 @@
 """checkpoint -> exported program -> engine, through the parity gate, into the cache."""
 
+import hashlib
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from engines import manifest
+from engines import lock, machine, manifest, memory
+from engines.calibration import calibration_batch
 from engines.checkpoint import load_checkpoint
-from engines.deploy import Deployed, export
 from engines.errors import MienError
 from engines.manifest import EngineManifest
-from engines.runtime import COMPILED, Engine, EngineRequest, why_unusable
+from engines.onnx_spec import OnnxSpec
+from engines.parity import check_onnx, check_parity
+from engines.request import EngineRequest, backend_module
+from engines.runtime import load_built, why_unusable
+from engines.source import Source, shapes
 
-PARITY_LIMIT = 0.01  # of an output's largest magnitude
 
-
-def build_engine(request: EngineRequest) -> EngineManifest:
+def build_engine(
+    request: EngineRequest, calibrate: Path | None = None, *, force: bool = True
+) -> EngineManifest:
     """Build into a folder of its own beside the cache, prove it, then move it into place.
 
-    Raises MienError when the checkpoint does not fit or the engine disagrees with eager torch.
+    One builder at a time: whoever waited finds the other's engine in order and, without `force`, takes it.
+    Raises MienError when the checkpoint does not fit, the engine disagrees with the reference, or the cache
+    cannot be written.
     """
+    with lock.building(request.folder):
+        if not force and why_unusable(request) is None:
+            return EngineManifest.load(request.folder)
+        _sweep(request.folder)
+        with _new_folder(request) as folder:
+            built = _build(request, folder, calibrate)
+            _move_into_place(folder, request.folder)
+    return built
+
+
+def _build(request: EngineRequest, folder: Path, calibrate: Path | None) -> EngineManifest:
     started = time.monotonic()
-    network, spec = load_checkpoint(request.checkpoint)
-    backend = COMPILED[request.backend]
-    request.cache.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{request.folder.name}-", dir=request.cache))
-    try:
-        backend.save(export(network, spec, request.size), folder)
-        files = {path.name: manifest.sha256(path) for path in sorted(folder.iterdir())}
-        engine = backend.load(folder, spec, request.size, 0)
-        built = EngineManifest(
-            model=request.model,
-            backend=request.backend,
-            precision="f32",
-            input_size=request.size,
-            weights_sha256=spec.weights_sha256,
-            spec_sha256=manifest.sha256(request.checkpoint / "spec.json"),
-            versions={request.backend: backend.version(), "torch": str(torch.__version__)},
-            cpu_isa=manifest.cpu_isa(),
-            files=files,
-            parity=check_parity(engine, Deployed(network, spec), request),
-            build_seconds=round(time.monotonic() - started, 2),
-        )
-        built.save(folder)
-        _move_into_place(folder, request.folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    source, told = _source(request, calibrate)
+    backend = backend_module(request.backend)
+    needs = {} if source.onnx else _memory(source)
+    (backend.save_onnx if source.onnx else backend.save)(source, folder)
+    engine = load_built(request, folder, 0)
+    reference, parity = (check_onnx if source.onnx else check_parity)(engine, request)
+    built = EngineManifest(
+        model=request.model,
+        source=str(request.checkpoint),
+        backend=request.backend,
+        device=request.device,
+        precision=request.precision,
+        input_size=request.size,
+        max_batch=request.max_batch,
+        inputs=shapes(source),
+        weights_sha256=source.spec.weights_sha256,
+        spec_sha256=manifest.sha256(_spec_file(request)),
+        code_sha256="" if source.onnx else manifest.code_sha256(),
+        program_sha256=source.spec.weights_sha256 if source.onnx else program_sha256(source),
+        versions={"torch": str(machine.version("torch"))} | backend.versions(request.device),
+        cpu_isa=manifest.cpu_isa(),
+        gpu=gpu_words(request),
+        files={path.name: manifest.sha256(path) for path in sorted(folder.iterdir())},
+        calibration=told,
+        memory=needs,
+        parity=parity,
+        parity_reference=reference,
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        build_seconds=round(time.monotonic() - started, 2),
+    )
+    built.save(folder)
     return built
 
 
@@ -58,49 +83,90 @@ def verify_engine(request: EngineRequest) -> dict[str, float]:
     """Prove a cached engine again; returns its deviations. Raises MienError when it is off or out of date."""
     if reason := why_unusable(request):
         raise MienError(f"{reason}; `mien engines build` makes it anew")
+    request = replace(request, max_batch=EngineManifest.load(request.folder).max_batch)
+    engine = load_built(request, request.folder, 0)
+    return (check_onnx if request.is_onnx else check_parity)(engine, request)[1]
+
+
+def program_sha256(source: Source) -> str:
+    """Over the exported program's operators and shapes; the weights have a checksum of their own."""
+    program = source.program
+    text = f"{program.graph_module.code}{program.graph_signature}{program.range_constraints}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def gpu_words(request: EngineRequest) -> str:
+    """The GPU that torch takes first, with its capability; "" for an engine of the CPU."""
+    found = machine.gpus() if request.device == "cuda" else ()
+    return str(found[0]) if found else ""
+
+
+def _source(request: EngineRequest, calibrate: Path | None) -> tuple[Source, dict[str, object]]:
+    if request.is_onnx:
+        onnx = OnnxSpec.load(request.checkpoint)
+        return Source(request, onnx.model_spec(request.size, manifest.sha256(onnx.onnx)), onnx=onnx), {}
     network, spec = load_checkpoint(request.checkpoint)
-    engine = COMPILED[request.backend].load(request.folder, spec, request.size, 0)
-    return check_parity(engine, Deployed(network, spec), request)
+    if request.precision != "int8":
+        return Source(request, spec, network), {}
+    crops, told = calibration_batch(spec.task, request.size, calibrate)
+    return Source(request, spec, network, calibration=crops), told
+
+
+def _memory(source: Source) -> dict[str, int]:
+    """What it takes on a GPU, checked against what is free there; {} for the CPU."""
+    if source.request.device != "cuda":
+        return {}
+    deployed = source.deployed().cpu().float()
+    needs = memory.measure(deployed, source.example(1).cpu())
+    memory.check(needs, source.request.max_batch, torch.cuda.mem_get_info()[0], source.request.model)
+    return needs
+
+
+def _spec_file(request: EngineRequest) -> Path:
+    return request.checkpoint if request.is_onnx else request.checkpoint / "spec.json"
+
+
+@contextmanager
+def _new_folder(request: EngineRequest) -> Iterator[Path]:
+    """An empty folder beside the engine's, gone afterwards; what the disk or the compiler refuses, in words."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{request.folder.name}-", dir=request.cache))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise MienError(
+            f"{request.cache}: cannot write the engine of {request.words} ({error.strerror or error}); "
+            "make room, or set engines.cache_dir or MIEN_CACHE to another folder"
+        ) from None
+    except torch.OutOfMemoryError:
+        raise MienError(
+            f"{request.words}: the GPU's memory is too small for batches of {request.max_batch}; "
+            f"build with --max-batch {max(1, request.max_batch // 2)}"
+        ) from None
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()
+        raise MienError(
+            f"{request.words}: the build failed ({(first or [type(error).__name__])[0][:300]}); "
+            "use another backend, or report it"
+        ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what builders of this engine left that were killed; the caller holds its lock."""
+    for pattern in (f".{folder.name}-*", f".old-{folder.name}-*"):
+        for left in folder.parent.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _move_into_place(folder: Path, target: Path) -> None:
-    """Rename is atomic; whoever loses a race against another builder keeps the other's equal engine."""
-    old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
+    """Rename is atomic; an old engine is moved aside first, since a folder that holds something is not replaced."""
+    old = Path(tempfile.mkdtemp(prefix=f".old-{target.name}-", dir=target.parent))
     try:
         if target.exists():
             target.rename(old / "engine")
+        folder.chmod(0o755)
         folder.rename(target)
-    except OSError:
-        if not (target / manifest.MANIFEST_FILE).is_file():
-            raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def parity_batch(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Two fixed pictures with structure at every scale: (2, H, W, 3) uint8."""
-    rng = np.random.default_rng(281)
-    width, height = size
-    picture = np.zeros((height, 2 * width, 3), np.float32)
-    for cells in (4, 16, 64):
-        noise = rng.normal(0, 30, (cells, 2 * cells, 3)).astype(np.float32)
-        picture += cv2.resize(noise, (2 * width, height), interpolation=cv2.INTER_CUBIC)
-    picture = np.clip(picture + 128, 0, 255).astype(np.uint8)
-    return np.stack((picture[:, :width], picture[:, width:]))
-
-
-def check_parity(engine: Engine, reference: Deployed, request: EngineRequest) -> dict[str, float]:
-    """Largest deviation from eager per output, over the output's largest magnitude; off means refused."""
-    batch = parity_batch(request.size)
-    with torch.inference_mode():
-        wanted = [out.numpy() for out in reference(torch.from_numpy(batch))]
-    errors = {}
-    for (name, got), want in zip(engine(batch).items(), wanted, strict=True):
-        error = float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-6))
-        if not error <= PARITY_LIMIT:  # also catches NaN
-            raise MienError(
-                f"{request.model} on {request.backend}: output {name} is off by {error:.3g} of its range "
-                f"(limit {PARITY_LIMIT}); the engine was not kept, use backend: eager and report it"
-            )
-        errors[name] = round(error, 8)
-    return errors

@@ -110,9 +110,14 @@ def recognition_crop(image: Image, landmarks: Floats, method: str = "similarity"
     return warp(image, alignment_matrix(landmarks, TEMPLATE, method), (FACE_SIZE, FACE_SIZE))
 
 
-def attribute_crop(image: Image, landmarks: Floats) -> Image:
-    """112x112x3 crop aligned for the attributes: eyes 44 px apart, at about a third of the height."""
-    return warp(image, alignment_matrix(landmarks, ATTRIBUTE_TEMPLATE), (FACE_SIZE, FACE_SIZE))
+def attribute_crop(image: Image, landmarks: Floats, size: int = FACE_SIZE) -> Image:
+    """112x112x3 crop aligned for the attributes: eyes 44 px apart, at about a third of the height.
+
+    Another `size` shows the same part of the face, larger or smaller.
+    """
+    factor = size / FACE_SIZE
+    template = ((ATTRIBUTE_TEMPLATE + 0.5) * factor - 0.5).astype(np.float32)
+    return warp(image, alignment_matrix(landmarks, template), (size, size))
 
 
 def heatmaps_to_points(heatmaps: Floats, stride: int = 4) -> tuple[Floats, Floats]:

@@ -3,27 +3,51 @@
 This module and what it imports at the top stay free of torch: a start with built engines needs none.
 """
 
-import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import manifest
-from engines.backends import openvino
-from engines.errors import MienError, UsageError
-from engines.manifest import EngineManifest
+from engines import machine, manifest
+from engines.errors import MienError
+from engines.manifest import EngineManifest, Wanted
+from engines.onnx_spec import OnnxSpec
+from engines.request import (
+    BACKENDS,
+    DEVICES,
+    MODELS,
+    WEIGHTS,
+    EngineRequest,
+    backend_module,
+    default_cache,
+    resolve,
+)
 from engines.spec import ModelSpec
 
-WEIGHTS = Path(__file__).parent / "weights"
-MODELS = ("detector", "landmarks", "embedder", "attributes")
-BACKENDS = ("openvino", "eager")
+__all__ = [
+    "BACKENDS",
+    "MODELS",
+    "WEIGHTS",
+    "Engine",
+    "EngineRequest",
+    "FaceEngines",
+    "Progress",
+    "cached",
+    "clean",
+    "default_cache",
+    "load_built",
+    "load_engine",
+    "load_face_engines",
+    "resolve",
+    "why_unusable",
+]
+
 Progress = Callable[[str], None]
-COMPILED: Mapping[str, ModuleType] = {"openvino": openvino}
+REBUILDS = ("when_needed", "never")
 
 
 class Engine(Protocol):
@@ -46,44 +70,6 @@ class FaceEngines:
     attributes: Engine | None
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """One model on one backend at one input size, and where its parts lie."""
-
-    model: str
-    backend: str
-    size: tuple[int, int]
-    checkpoint: Path
-    cache: Path
-
-    @property
-    def folder(self) -> Path:
-        name = f"{self.model}-{self.size[0]}x{self.size[1]}-{self.backend}-f32"
-        return self.cache / name
-
-
-def default_cache() -> Path:
-    """$MIEN_CACHE, a systemd unit's CACHE_DIRECTORY, or the user's cache folder."""
-    for name in ("MIEN_CACHE", "CACHE_DIRECTORY"):
-        if value := os.environ.get(name):
-            return Path(value.split(":")[0]) / "engines"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mien" / "engines"
-
-
-def resolve(
-    model: str, backend: str, size: tuple[int, int] | None, weights: Path | None, cache: Path | None
-) -> EngineRequest:
-    """Fill in defaults. Raises UsageError for an unknown model or backend, MienError for a missing spec."""
-    backend = "openvino" if backend == "auto" else backend
-    if backend not in BACKENDS:
-        raise UsageError(f"backend {backend!r} is not one of auto, {', '.join(BACKENDS)}")
-    checkpoint = (weights or WEIGHTS) / model
-    if not checkpoint.is_dir():
-        raise UsageError(f"{checkpoint}: there is no model of this name; known are {', '.join(MODELS)}")
-    spec = ModelSpec.load(checkpoint / "spec.json")
-    return EngineRequest(model, backend, size or spec.input_size, checkpoint, cache or default_cache())
-
-
 def why_unusable(request: EngineRequest) -> str | None:
     """Why the cached engine cannot be taken as it is, or None."""
     if not (request.folder / manifest.MANIFEST_FILE).is_file():
@@ -92,24 +78,74 @@ def why_unusable(request: EngineRequest) -> str | None:
         found = EngineManifest.load(request.folder)
     except MienError:
         return "its manifest is damaged"
-    weights, spec = request.checkpoint / "weights.safetensors", request.checkpoint / "spec.json"
+    return manifest.difference(found, _wanted(request)) or manifest.damage(request.folder, found)
+
+
+def _wanted(request: EngineRequest) -> Wanted:
+    if request.is_onnx:
+        weights, spec = OnnxSpec.load(request.checkpoint).onnx, request.checkpoint
+    else:
+        weights, spec = request.checkpoint / "weights.safetensors", request.checkpoint / "spec.json"
     if not weights.is_file():
         raise MienError(f"{weights}: missing; copy the whole checkpoint folder again")
-    versions = {request.backend: COMPILED[request.backend].version()}
-    wrong = manifest.difference(found, manifest.sha256(weights), manifest.sha256(spec), versions)
-    return wrong or manifest.damage(request.folder, found)
+    gpus = machine.gpus() if request.device == "cuda" else ()
+    return Wanted(
+        weights_sha256=manifest.sha256(weights),
+        spec_sha256=manifest.sha256(spec),
+        code_sha256="" if request.is_onnx else manifest.code_sha256(),
+        versions=backend_module(request.backend).versions(request.device),
+        gpu=str(gpus[0]) if gpus else "",
+        batch=request.max_batch if request.backend == "tensorrt" else 0,
+    )
 
 
 def cached(cache: Path, weights: Path | None = None) -> list[EngineRequest]:
     """What lies in the cache, by the names of its folders."""
     found = []
-    for folder in sorted(cache.glob("*-*x*-*-f32")):
-        model, size, backend, _ = folder.name.rsplit("-", 3)
-        checkpoint = (weights or WEIGHTS) / model
-        if backend in COMPILED and checkpoint.is_dir():
-            width, height = (int(v) for v in size.split("x"))
-            found.append(EngineRequest(model, backend, (width, height), checkpoint, cache))
+    for folder in sorted(cache.glob("[!.]*-*x*-*-*-*")):
+        model, size, backend, device, precision = folder.name.rsplit("-", 4)
+        checkpoint = _checkpoint(folder, model, weights)
+        width, _, height = size.partition("x")
+        if backend not in BACKENDS or device not in DEVICES or not checkpoint.exists():
+            continue
+        shape = (int(width), int(height))
+        request = EngineRequest(
+            model.partition("+")[0], backend, device, precision, shape, 1, checkpoint, cache
+        )
+        found.append(request)
     return found
+
+
+def _checkpoint(folder: Path, model: str, weights: Path | None) -> Path:
+    """A user's model is found where its manifest says that it came from."""
+    if "+" not in model:
+        return (weights or WEIGHTS) / model
+    try:
+        return Path(EngineManifest.load(folder).source)
+    except MienError:
+        return folder / "unknown"
+
+
+def clean(cache: Path, model: str | None = None) -> list[str]:
+    """Remove built engines, of one model or all; returns their names. What others keep there is left alone."""
+    removed = []
+    for folder in sorted(cache.glob(f"{model or '*'}[-+]*x*-*-*-*")):
+        backend = folder.name.rsplit("-", 3)[-3]
+        if folder.is_dir() and not folder.name.startswith(".") and backend in BACKENDS:
+            shutil.rmtree(folder)
+            removed.append(folder.name)
+    return removed
+
+
+def load_built(request: EngineRequest, folder: Path, threads: int) -> Engine:
+    """Load what was built into `folder`, without looking at its manifest."""
+    if request.is_onnx:
+        onnx = OnnxSpec.load(request.checkpoint)
+        spec = onnx.model_spec(request.size, manifest.sha256(onnx.onnx))
+    else:
+        spec = ModelSpec.load(request.checkpoint / "spec.json")
+    engine: Engine = backend_module(request.backend).load(request, folder, spec, threads)
+    return engine
 
 
 def load_engine(
@@ -121,26 +157,66 @@ def load_engine(
     cache: Path | None = None,
     threads: int = 0,
     progress: Progress | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    max_batch: int | None = None,
+    rebuild: str = "when_needed",
+    onnx: Path | None = None,
 ) -> Engine:
     """Load a model's engine, building it first when the cached one is missing, damaged or out of date.
 
-    `progress` is told what is being built and why. Raises MienError when the checkpoint does not fit or
-    the built engine's numbers are off.
+    `progress` is told what is being built and why; with rebuild "never" that reason is an error instead.
+    `onnx` is the spec file of a user's model in this one's place. Raises MienError when the backend cannot
+    run here, the checkpoint does not fit, or the built engine's numbers are off.
     """
-    request = resolve(model, backend, size, weights, cache)
-    if request.backend == "eager":
-        from engines.backends import eager
-
-        return eager.load(request.checkpoint, size, threads)
+    request = resolve(
+        model,
+        backend,
+        size,
+        weights,
+        cache,
+        device=device,
+        precision=precision,
+        max_batch=max_batch,
+        onnx=onnx,
+    )
+    if not request.needs_build:
+        loaded: Engine = backend_module(request.backend).load(request, threads)
+        return loaded
     if reason := why_unusable(request):
-        from engines.build import build_engine
+        _build(request, reason, rebuild, progress)
+    elif request.device == "cuda":
+        _check_memory(request)
+    try:
+        return load_built(request, request.folder, threads)
+    except MienError as error:
+        if reason:  # built a moment ago: building again would give the same
+            raise
+        _build(request, str(error), rebuild, progress, force=True)
+        return load_built(request, request.folder, threads)
 
-        if progress:
-            progress(f"building {model} {request.size[0]}x{request.size[1]} for {request.backend}: {reason}")
-        build_engine(request)
-    spec = ModelSpec.load(request.checkpoint / "spec.json")
-    engine: Engine = COMPILED[request.backend].load(request.folder, spec, request.size, threads)
-    return engine
+
+def _build(
+    request: EngineRequest, reason: str, rebuild: str, progress: Progress | None, force: bool = False
+) -> None:
+    if rebuild == "never":
+        raise MienError(
+            f"engine {request.words}: {reason}, and engines.rebuild is never; `mien engines build` makes it"
+        )
+    from engines.build import build_engine
+
+    if progress:
+        progress(f"building {request.words}: {reason}")
+    build_engine(request, force=force)
+
+
+def _check_memory(request: EngineRequest) -> None:
+    import torch
+
+    from engines import memory
+
+    needs = EngineManifest.load(request.folder).memory
+    memory.check(needs, request.max_batch, torch.cuda.mem_get_info()[0], request.model)
 
 
 def load_face_engines(
@@ -153,10 +229,16 @@ def load_face_engines(
     embedder: bool = True,
     attributes: bool = True,
     progress: Progress | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    max_batch: int | None = None,
+    rebuild: str = "when_needed",
+    onnx_detector: Path | None = None,
+    onnx_embedder: Path | None = None,
 ) -> FaceEngines:
     """All engines of the chain; see load_engine."""
 
-    def load(model: str, size: tuple[int, int] | None = None) -> Engine:
+    def load(model: str, size: tuple[int, int] | None = None, onnx: Path | None = None) -> Engine:
         return load_engine(
             model,
             backend=backend,
@@ -165,11 +247,16 @@ def load_face_engines(
             cache=cache,
             threads=threads,
             progress=progress,
+            device=device,
+            precision=precision,
+            max_batch=max_batch,
+            rebuild=rebuild,
+            onnx=onnx,
         )
 
     return FaceEngines(
-        detector=load("detector", detector_size),
+        detector=load("detector", detector_size, onnx_detector),
         landmarks=load("landmarks"),
-        embedder=load("embedder") if embedder else None,
+        embedder=load("embedder", onnx=onnx_embedder) if embedder else None,
         attributes=load("attributes") if attributes else None,
     )

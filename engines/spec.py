@@ -8,7 +8,8 @@ from typing import Any
 from engines.errors import MienError
 
 EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
-TASKS = ("detector", "landmarks", "embedder", "attributes")
+EXPRESSIONS = ("Angry", "Fear", "Happy", "Sad", "Surprised")
+TASKS = ("detector", "landmarks", "embedder", "attributes", "expression")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -117,7 +118,26 @@ def write_attributes(folder: Path, rng: np.random.Generator, n: int = 40) -> Non
         )
 
 
+def ffhq_label(rng: np.random.Generator, i: int) -> list[dict]:
+    """One face as the published FFHQ JSON has it, cut to what is read."""
+    emotions = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+    share = {name: 0.9 if k == 4 + i % 2 else 0.1 / 7 for k, name in enumerate(emotions)}
+    gender = ("female", "male")[i % 2]
+    return [
+        {
+            "faceId": f"{i}",
+            "faceAttributes": {"age": float(rng.integers(5, 70)), "gender": gender, "emotion": share},
+        }
+    ]
+
+
+def write_ffhq(folder: Path, rng: np.random.Generator, n: int = 40) -> None:
+    pictures = {f"thumbnails/{i:05d}.webp": face(rng, 256, 64, 0.46)[0] for i in range(n)}
+    labels = {f"json/{i:05d}.json": json.dumps(ffhq_label(rng, i)) for i in range(n)}
+    write_zip(folder / "ffhq.zip", pictures, [], labels)
+
+
 def write_all(folder: Path) -> None:
     rng = np.random.default_rng(281)
-    for write in (write_scenes, write_mtfl, write_identities, write_attributes):
+    for write in (write_scenes, write_mtfl, write_identities, write_attributes, write_ffhq):
         write(folder, rng)

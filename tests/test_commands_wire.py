@@ -10,7 +10,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from daemon.commands import config, watch
+from daemon.commands import config, relay, watch
+from engines.errors import UsageError
 from tests.clips import grey_levels, write_clip
 from tests.wire import FakePipeline, config_of, running
 
@@ -82,3 +83,26 @@ def test_watch_shows_a_table_until_interrupted(tmp_path, monkeypatch):
         watching.watch(daemon.service.publisher.endpoint, Console(quiet=True))
 
     assert shown.is_set()
+
+
+def test_watch_on_an_encrypted_daemon_asks_for_a_key(tmp_path):
+    config = tmp_path / "mien.yaml"
+    config.write_text("publish: {server_key: a.key_secret, allowed_clients: keys}\n")
+    app = typer.Typer()
+    app.command()(watch.watch)
+
+    result = called(app, "--config", config)
+
+    assert isinstance(result.exception, UsageError)
+    assert "is encrypted; give --key" in str(result.exception)
+
+
+def test_relay_wants_a_key_for_each_upstream_or_one_for_all(tmp_path):
+    app = typer.Typer()
+    app.command()(relay.relay)
+    keys = ("--upstream-key", "a", "--upstream-key", "b", "--upstream-key", "c")
+
+    result = called(app, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", *keys)
+
+    assert isinstance(result.exception, UsageError)
+    assert "as many as there are endpoints" in str(result.exception)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from daemon import doctor
 from daemon.config import Config
 from daemon.doctor import Finding, examine
+from daemon.keys import new_keys
 from daemon.publisher import Publisher
 from tests.clips import grey_levels, write_clip
 
@@ -71,6 +74,29 @@ def test_an_endpoint_open_to_the_network_is_wrong():
     found = doctor.endpoint(Config.model_validate({"publish": {"endpoint": "tcp://0.0.0.0:5600"}}))
 
     assert found.verdict == "wrong"
+
+
+def test_an_encrypted_endpoint_may_be_open_to_the_network(tmp_path):
+    new_keys("daemon", tmp_path)
+    publish = {"endpoint": "tcp://0.0.0.0:*", "allowed_clients": tmp_path}
+    publish["server_key"] = tmp_path / "daemon.key_secret"
+
+    assert "encrypted" in doctor.endpoint(Config.model_validate({"publish": publish})).found
+
+    (tmp_path / "daemon.key_secret").chmod(0o644)
+    found = doctor.endpoint(Config.model_validate({"publish": publish}))
+    assert ("wrong", True) == (found.verdict, "everybody may read it" in found.found)
+
+
+def test_a_metrics_port_in_use_is_noted_and_a_foreign_address_is_wrong():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = doctor.metrics(Config.model_validate({"metrics": {"port": port}}))
+    free = doctor.metrics(Config.model_validate({"metrics": {"port": port}}))
+    foreign = doctor.metrics(Config.model_validate({"metrics": {"host": "192.0.2.1"}}))
+    off = doctor.metrics(Config.model_validate({"metrics": {"port": 0}}))
+
+    assert ["note", "ok", "wrong", "ok"] == [each.verdict for each in (taken, free, foreign, off)]
 
 
 def test_a_gallery_others_can_read_is_noted(tmp_path):

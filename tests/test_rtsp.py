@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from daemon.config import CameraConfig
 from daemon.sources import read_live, read_video
 from engines.errors import MienError
 from tests.clips import noise
+from tests.rtsp_proxy import RtspProxy
 from tests.wire import FakePipeline, config_of, is_state, messages_until, of_topic, running
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -53,8 +55,10 @@ def pictures(tmp_path_factory):
 def start_server(pictures):
     servers = []
 
-    def start(codec: str = "h264", port: int = 0) -> tuple[subprocess.Popen[str], int]:
-        command = [SYSTEM_PYTHON, str(SERVER), str(pictures), str(FPS), codec, str(port)]
+    def start(
+        codec: str = "h264", port: int = 0, folder: Path = pictures
+    ) -> tuple[subprocess.Popen[str], int]:
+        command = [SYSTEM_PYTHON, str(SERVER), str(folder), str(FPS), codec, str(port)]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         servers.append(server)
         word, bound = server.stdout.readline().split()
@@ -80,7 +84,7 @@ def test_frames_arrive_at_the_streams_rate(start_server, codec):
     seconds = (frames[-1].monotonic_ns - frames[4].monotonic_ns) / 1e9
     assert abs(25 / FPS - seconds) < 0.5
     assert list(range(30)) == [frame.index for frame in frames]
-    assert {"arrival"} == {frame.clock for frame in frames}
+    assert {frame.clock for frame in frames} <= {"arrival", "rtcp"}
 
 
 def test_a_path_the_server_does_not_have_is_told(start_server):
@@ -99,7 +103,7 @@ def test_events_of_a_stream_are_published(start_server):
 
     faces = of_topic(messages, "mien/1/door/faces")
     assert list(range(21)) == [event["seq"] for event in faces]
-    assert {"arrival"} == {event["frame"]["clock"] for event in faces}
+    assert {event["frame"]["clock"] for event in faces} <= {"arrival", "rtcp"}
     assert "secret" not in str(messages)
 
 
@@ -162,3 +166,47 @@ def test_a_stream_that_pauses_comes_back_online(start_server):
         messages = messages_until(socket, is_state("door", "online"))
 
     assert not of_topic(messages, "mien/1/door/track")
+
+
+def test_the_senders_clock_is_taken_once_its_reports_come(start_server):
+    _, port = start_server()
+    frames, until = [], time.monotonic() + 15
+    for frame in read_live(CameraConfig(**camera(port))):
+        frames.append((frame, datetime.now(UTC)))
+        if frame.clock == "rtcp" or time.monotonic() > until:
+            break
+
+    frame, now = frames[-1]
+    assert "rtcp" == frame.clock
+    # Server and client are one machine here: its clock cannot be far off.
+    assert abs((now - frame.captured_at).total_seconds()) < 2
+
+
+def test_damaged_packets_cost_pictures_and_nothing_else(start_server):
+    _, port = start_server()
+    with RtspProxy(port, damage=0.2) as proxy:
+        cameras = [camera(proxy.port), {**camera(port), "name": "calm"}]
+        with running(config_of(*cameras)) as (_, socket):
+            messages = messages_until(socket, lambda m: m[0] == "mien/1/calm/faces" and m[1]["seq"] == 60)
+        num_damaged = proxy.num_damaged
+
+    assert num_damaged > 20
+    assert len(of_topic(messages, "mien/1/door/faces")) > 20
+    states = [event["state"] for event in of_topic(messages, "mien/1/calm/status")]
+    assert ["connecting", "online"] == states
+
+
+def test_a_server_that_comes_back_with_another_size_is_followed(start_server, tmp_path):
+    server, port = start_server()
+    for number, image in enumerate(noise(20, (160, 128))):
+        cv2.imwrite(str(tmp_path / f"{number:05d}.jpg"), image)
+
+    with running(config_of(camera(port, reconnect_max_s=0.5))) as (_, socket):
+        messages_until(socket, lambda m: m[0].endswith("/faces") and m[1]["seq"] == 5)
+        server.kill()
+        messages_until(socket, is_state("door", "reconnecting"))
+        started = time.monotonic()
+        start_server(port=port, folder=tmp_path)
+        messages_until(socket, lambda m: m[0].endswith("/faces") and m[1]["frame"]["width"] == 160)
+
+    assert time.monotonic() - started < 10

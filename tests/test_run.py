@@ -38,6 +38,7 @@ def daemon_of(tmp_path):
         config = tmp_path / "config.yaml"
         settings = {"cameras": cameras, "publish": {"endpoint": endpoint, "heartbeat_s": 1}}
         settings["gallery"] = {"path": str(tmp_path / "gallery.sqlite")}
+        settings["metrics"] = {"port": 0}
         config.write_text(yaml.safe_dump(settings))
         log = (tmp_path / "log.txt").open("w")
         process = subprocess.Popen([MIEN, "run", "--config", config], stderr=log, stdout=log, text=True)

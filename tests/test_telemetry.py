@@ -71,6 +71,19 @@ def test_a_traceback_tells_no_password(capsys, format):
     assert "secret" not in text
 
 
+@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("text", ["a\nready", "\x1b[2J\x1b[31m", "../../etc", "😀 \"'", "a\rb"])
+def test_no_text_of_others_makes_a_line_or_moves_the_cursor(capsys, format, text):
+    told = logged(
+        capsys, LogConfig(format=format), lambda log: log.info("enrolled", person=text, reason=text)
+    )
+
+    assert told.count("\n") == 1
+    assert told.rstrip("\n").isprintable()
+    if format == "json":
+        assert text == json.loads(told)["person"]
+
+
 def test_auto_is_json_where_nobody_looks_on(capsys):
     assert json.loads(logged(capsys, LogConfig(), lambda log: log.info("ready")))["event"] == "ready"
 

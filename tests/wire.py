@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import zmq
+from msgspec import UNSET, UnsetType
 from structlog.testing import capture_logs
 
-from daemon.config import Config
+from daemon.config import CameraConfig, Config
 from daemon.pipelines import LoadedPipeline
 from daemon.records import Event, Face, FacesEvent, Frame, FrameRecord, Quality, TrackBest, TrackEvent
 from daemon.service import Service
@@ -30,6 +31,7 @@ class FakePipeline:
         self.delay_s = delay_s
         self.batches: list[list[tuple[str, int]]] = []
         self.seen: dict[str, list[Frame]] = {}
+        self.settings: dict[str, CameraConfig] = {}
 
     def process(self, frames: Sequence[Frame]) -> list[Event]:
         time.sleep(self.delay_s)
@@ -49,9 +51,14 @@ class FakePipeline:
                 clock=frame.clock,
                 pts_s=frame.pts_s,
             ),
+            latency_ms=_latency_ms(frame),
             dropped=frame.dropped,
             faces=(Face(track=0, box_xyxy=BOX, score=0.9, landmarks=POINTS, quality=GOOD),),
         )
+
+    def add_camera(self, camera: CameraConfig) -> list[Event]:
+        self.settings[camera.name] = camera
+        return []
 
     def close_camera(self, camera: str) -> list[Event]:
         frames = self.seen.pop(camera, [])
@@ -71,10 +78,22 @@ class FakePipeline:
         ]
 
 
+def _latency_ms(frame: Frame) -> dict[str, float] | UnsetType:
+    if frame.monotonic_ns is None:
+        return UNSET
+    return {"total": round((time.monotonic_ns() - frame.monotonic_ns) / 1e6, 3)}
+
+
 def config_of(*cameras: dict[str, Any], **publish: Any) -> Config:
-    """A configuration with these cameras that publishes at any free port."""
+    """A configuration with these cameras that publishes at any free port, and without metrics."""
     return Config.model_validate(
-        {"instance": "north", "cameras": cameras, "publish": {"endpoint": "tcp://127.0.0.1:*", **publish}}
+        {
+            "instance": "north",
+            "cameras": cameras,
+            "publish": {"endpoint": "tcp://127.0.0.1:*", **publish},
+            "metrics": {"port": 0},
+            "control": {"enabled": False},
+        }
     )
 
 

@@ -6,17 +6,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from engines.checkpoint import load_checkpoint
 from engines.geometry import location_centres
 from engines.networks import Detector
 from engines.networks.detector import STRIDES
 from trainers.fit import FitOptions, Recipe, fit, image_batch
+from trainers.portraits import Paster, load_portraits
 from trainers.scenes import SceneSamples, load_scenes
+from trainers.teacher import TeacherDetector
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
     data: str = "data"
     run: str = "runs/detector"
+    yunet: str = ""  # YuNet's ONNX file: it boxes portraits to paste, and judges spoilt faces; none: neither
+    start: str = ""  # a folder of detector weights to start from; none: from scratch
     limit: int = 0  # scenes used; 0 is all
     crop: int = 320  # training crop, px
     width: int = 24
@@ -70,5 +75,13 @@ class DetectorRecipe(Recipe):
 
 def train(config: DetectorConfig) -> nn.Module:
     torch.manual_seed(0)
-    recipe = DetectorRecipe(Detector(config.width, config.neck), config)
-    return fit(recipe, SceneSamples(load_scenes(config.data, config.limit), config.crop), Path(config.run))
+    network = (
+        load_checkpoint(Path(config.start))[0].train()
+        if config.start
+        else Detector(config.width, config.neck)
+    )
+    scenes = load_scenes(config.data, config.limit)
+    teacher = TeacherDetector(config.yunet) if config.yunet else None
+    paster = Paster(load_portraits(config.data, teacher, config.limit)) if teacher else None
+    samples = SceneSamples(scenes, config.crop, paster, teacher)
+    return fit(DetectorRecipe(network, config), samples, Path(config.run))

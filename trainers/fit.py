@@ -1,24 +1,34 @@
-"""One training loop for every recipe: Lightning, bf16, AdamW, a warmed-up cosine, averaged weights, resume."""
+"""One training loop for every recipe: Lightning, bf16, AdamW, a warmed-up cosine, averaged weights, resume.
 
+Every sample and step has a seed of its own: a run that was killed and resumed ends as one that was not.
+"""
+
+import json
 import logging
 import math
 import os
-import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from engines.errors import MienError
+from trainers.clock import Clock
+from trainers.run_loggers import make_logger
 from trainers.zips import SEED
+
+METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,14 @@ class FitOptions:
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     ema_decay: float = 0.998
     progress: bool = True
+    until: float = (
+        0.0  # Unix seconds at which training ends, the rate having fallen in time; 0: after `epochs`
+    )
+    patience: int = 0  # epochs without a lower validation loss, then training ends; 0: never
+    accelerator: str = "auto"  # Lightning's: cpu, gpu
+    devices: int = 1  # GPUs (or processes on a CPU), by DDP; each takes whole batches of its own
+    precision: str = "bf16-mixed"  # Lightning's: 32-true, 16-mixed
+    logger: str = "csv"  # csv, mlflow or tensorboard
 
 
 class RandomSamples(Dataset):
@@ -60,10 +78,11 @@ class Recipe(L.LightningModule):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(
-            network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True
+            network, multi_avg_fn=_warmed_average(options.ema_decay), use_buffers=True
         )
+        self.averaged.requires_grad_(False)
         self.options = options
-        self.started = time.monotonic()
+        self.clock = Clock(options.until)
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         raise TypeError("a recipe has its own loss")
@@ -73,15 +92,27 @@ class Recipe(L.LightningModule):
         self.log_dict({"loss": loss.detach(), **figures}, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
+    def validation_loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `loss`, of the averaged network; only for recipes that are given a validation set."""
+        raise TypeError("a recipe with a validation set says how it is judged")
+
+    def validation_step(self, batch: tuple, _: int) -> None:
+        loss, figures = self.validation_loss(batch)
+        named = {"val_loss": loss, **{f"val_{name}": value for name, value in figures.items()}}
+        self.log_dict(named, prog_bar=True, batch_size=len(batch[0]), sync_dist=self.trainer.world_size > 1)
+
     def on_train_batch_end(self, *_: object) -> None:
         self.averaged.update_parameters(self.network)
 
     def on_train_epoch_end(self) -> None:
         figures = {k: round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
-        minutes = (time.monotonic() - self.started) / 60
-        print(
-            f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs} {minutes:.1f} min {figures}",
-            flush=True,
+        done, epochs = self.current_epoch + 1, self.trainer.max_epochs or 1
+        left = self.clock.to_go(done, epochs)
+        if self.trainer.is_global_zero:
+            metrics = Path(self.trainer.default_root_dir) / METRICS_FILE
+            metrics.write_text(json.dumps(figures), encoding="utf-8")
+        self.print(
+            f"epoch {done}/{epochs} {self.clock.minutes:.1f} min, {left:.1f} left {figures}", flush=True
         )
 
     def configure_optimizers(self) -> dict:
@@ -92,7 +123,9 @@ class Recipe(L.LightningModule):
             groups, self.options.learning_rate, weight_decay=self.options.weight_decay
         )
         total = self.options.epochs * self.options.steps_per_epoch
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step / total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warm_cosine(max(step / total, self.clock.share))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def parameters_to_train(self) -> list[nn.Parameter]:
@@ -108,45 +141,121 @@ def warm_cosine(progress: float, warm: float = 0.05) -> float:
 
 
 class _NextEpoch(L.Callback):
+    """Moves the samples on, and seeds what torch draws (dropout) for each step, so that a step can be repeated alone.
+
+    For an epoch it would not do: the loader draws a seed of its own, before or after it on resuming.
+    """
+
     def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         dataset = trainer.train_dataloader.dataset
         dataset.first = trainer.current_epoch * len(dataset)
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        torch.manual_seed(SEED + trainer.global_step * trainer.world_size + trainer.global_rank)
 
-def fit(recipe: Recipe, samples: RandomSamples, run: Path) -> nn.Module:
-    """Train (or resume) in `run`, and return the averaged network in evaluation mode, on the CPU."""
+
+def _warmed_average(decay: float) -> Callable:
+    """An exponential mean over few steps at first, so that it forgets the weights training began with."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        steps = float(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return update
+
+
+def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset | None = None) -> nn.Module:
+    """Train (or resume) in `run`, and return the averaged network in evaluation mode, on the CPU.
+
+    With a validation set it is the one of the epoch with the lowest loss on it.
+    """
     options = recipe.options
     cv2.setNumThreads(1)  # the picture work is small: threads of its own would only fight with torch's
     if options.threads:
         torch.set_num_threads(options.threads)
-    samples.length = options.batch_size * options.steps_per_epoch
+    last, best = run / "last.ckpt", run / "best.ckpt"
+    samples.length = options.batch_size * options.steps_per_epoch * options.devices
     loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
+    judged = None if validation is None else DataLoader(validation, options.batch_size)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips are for others
-    last = run / "last.ckpt"
-    keep = ModelCheckpoint(
-        run, filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks = [keep, _NextEpoch()]
-    if options.progress and os.isatty(2):
+    before = _read(last)
+    samples.first = (before["epoch"] + 1) * len(samples) if before else 0
+    if not _stopped_early(before):
+        trainer = _trainer(recipe, run, judged is not None)
+        with warnings.catch_warnings(), _one_line_errors(last):
+            _ignore_advice()
+            trainer.fit(recipe, loader, judged, ckpt_path=last if before else None, weights_only=True)
+        if not trainer.is_global_zero:
+            raise SystemExit(0)  # the first process writes the checkpoint
+    kept = _read(best if judged and best.exists() else last)
+    if kept:
+        recipe.load_state_dict(kept["state_dict"])
+    return recipe.averaged.module.eval().cpu()
+
+
+def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
+    options = recipe.options
+    bar = options.progress and os.isatty(2)
+    callbacks: list[L.Callback] = [recipe.clock, _NextEpoch()]
+    if bar:
         callbacks.append(TQDMProgressBar())
-    trainer = L.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        precision="bf16-mixed",
+    if judged and options.patience:
+        callbacks.append(EarlyStopping("val_loss", patience=options.patience))
+    if judged:
+        callbacks.append(
+            ModelCheckpoint(run, "best", "val_loss", enable_version_counter=False, save_weights_only=True)
+        )
+    callbacks.append(
+        ModelCheckpoint(run, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    )
+    return L.Trainer(
+        default_root_dir=run,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy="ddp_find_unused_parameters_true" if options.devices > 1 else "auto",
+        precision=options.precision,
+        deterministic="warn" if torch.cuda.is_available() and options.accelerator != "cpu" else None,
         max_epochs=options.epochs,
         callbacks=callbacks,
-        logger=CSVLogger(run, name="log"),
-        enable_progress_bar=options.progress and os.isatty(2),
+        logger=make_logger(options.logger, run),
+        enable_progress_bar=bar,
         enable_model_summary=False,
+        num_sanity_val_steps=0,
         log_every_n_steps=options.steps_per_epoch,
-        use_distributed_sampler=False,
+        use_distributed_sampler=options.devices > 1,
     )
-    with warnings.catch_warnings():
-        # Lightning advises more loader workers; on two cores they would only take time from training.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming
-        trainer.fit(recipe, loader, ckpt_path=last if last.exists() else None, weights_only=True)
-    return recipe.averaged.module.eval().cpu()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def _stopped_early(before: dict[str, Any] | None) -> bool:
+    """Whether the run ended of its own because its patience was at an end."""
+    callbacks = before["callbacks"] if before else {}
+    return any(state.get("stopped_epoch") for name, state in callbacks.items() if "EarlyStopping" in name)
+
+
+def _ignore_advice() -> None:
+    # Lightning advises more loader workers; on two cores they would only take time from training.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")  # most recipes need none
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch
+    # Some operations on a GPU have no deterministic form.
+    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation.*")
+
+
+@contextmanager
+def _one_line_errors(last: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise MienError(
+                f"{last}: holds a run of another network; choose another run=FOLDER, or delete that one"
+            ) from None
+        raise
 
 
 def image_batch(images: Tensor, mean: float = 127.5, std: float = 128.0) -> Tensor:

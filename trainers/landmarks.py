@@ -1,4 +1,4 @@
-"""Recipe `landmarks`: five points by a stacked hourglass, on the MTFL/MTCNN set."""
+"""Recipe `landmarks`: five points by a stacked hourglass, on MTFL, MTCNN's lists or CelebA."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from engines.geometry import (
 )
 from engines.networks import StackedHourglass
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.landmark_lists import is_landmark_folder, listed_faces
 from trainers.transforms import (
     LANDMARK_SWAP,
     compose,
@@ -86,6 +87,9 @@ class LandmarkRecipe(Recipe):
 
 
 def load_samples(config: LandmarksConfig, split: str = "train") -> LandmarkSamples:
+    """From mtfl.zip, or from a folder in the layout of MTCNN's lists, MTFL or CelebA."""
+    if not (Path(config.data) / "mtfl.zip").is_file() and is_landmark_folder(Path(config.data)):
+        return LandmarkSamples(*listed_faces(Path(config.data), split, config.limit))
     with ImageZip(config.data, "mtfl") as data:
         rows = [row for row in data.rows() if row["split"] == split]
         rows = rows[: config.limit] if config.limit else rows

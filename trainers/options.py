@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -22,6 +23,18 @@ def override(options: T, settings: Sequence[str]) -> T:
         if not equals:
             raise UsageError(f"{setting!r}: write it as key=value")
         options = _set(options, key.split("."), text, key)
+    return options
+
+
+def from_mapping(options: T, values: Mapping[str, Any], within: str = "") -> T:
+    """A copy of a dataclass with the values of a nested mapping, checked as `override` checks."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            inner = from_mapping(getattr(options, name, None), value, f"{within}{name}.")
+            options = dataclasses.replace(options, **{name: inner})  # type: ignore[type-var]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            options = _set(options, [name], text, f"{within}{name}")
     return options
 
 

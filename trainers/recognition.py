@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.checkpoint import load_checkpoint
 from engines.geometry import Floats, Image
 from engines.networks import FaceResNet
 from trainers.faces import ROOM, FaceFinder, batched, box_from_interocular, jittered, stored_crop
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.scenes import is_held_out
 from trainers.teacher import TeacherEmbedder
 from trainers.transforms import replicate_black_border
 from trainers.verification import read_pairs
@@ -20,6 +22,7 @@ from trainers.zips import ImageZip, row_points
 
 LFW_BOX = box_from_interocular(128, 33.0, 0.42)  # the pictures are centred on the face
 LFW_MEETS = 0.60  # mean teacher cosine from which a CelebA identity is taken for an LFW person
+SMALLEST_SCENE_FACE = 48  # px, longer side of the box
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class RecognitionConfig:
     data: str = "data"
     run: str = "runs/recognition"
     teacher: str = ""  # an ONNX embedder to distil from; none: identity alone
+    start: str = ""  # a folder of embedder weights to start from; none: from scratch
     limit: int = 0  # images used of each set; 0 is all
     embedding_size: int = 192
     loss: str = "arcface"  # arcface or ce
@@ -66,13 +70,17 @@ def celeba_faces(config: RecognitionConfig) -> tuple[list[Image], list[int]]:
 
 
 def unlabelled_faces(config: RecognitionConfig, finder: FaceFinder) -> list[Image]:
-    """Aligned crops of MTFL (without LFW's people), UTKFace's training part and ExpW."""
+    """Aligned crops of MTFL (without LFW's people), UTKFace's training part, ExpW, AffectNet's and the scenes'."""
     crops: list[Image] = []
     with ImageZip(config.data, "mtfl") as data:
         rows = [r for r in data.rows() if r["split"] == "train" and not r["file"].startswith("lfw_5590")]
         for row in rows[: config.limit or None]:
             crops.append(stored_crop(replicate_black_border(data.image(row["file"])), row_points(row)))
-    for name, interocular, height in (("utkface", 43.0, 0.36), ("expw", 32.0, 0.4)):
+    for name, interocular, height in (
+        ("utkface", 43.0, 0.36),
+        ("expw", 32.0, 0.4),
+        ("emotion_masked", 43.0, 0.36),
+    ):
         with ImageZip(config.data, name) as data:
             names = [n for n in data.names() if name != "utkface" or utkface_part(n) == "train"]
             for batch in batched(names[: config.limit or None]):
@@ -80,6 +88,23 @@ def unlabelled_faces(config: RecognitionConfig, finder: FaceFinder) -> list[Imag
                 guess = box_from_interocular(images[0].shape[0], interocular, height)
                 points, sure = finder.refine(images, np.tile(guess, (len(images), 1)))
                 crops += [stored_crop(i, p) for i, p, c in zip(images, points, sure, strict=True) if c > 0.6]
+    return crops + scene_faces(config)
+
+
+def scene_faces(config: RecognitionConfig) -> list[Image]:
+    """Aligned crops of the larger faces in the detector's training scenes; its portraits are CelebA's people."""
+    crops: list[Image] = []
+    with ImageZip(config.data, "scenes") as data:
+        held_out = is_held_out(data.names())
+        for row in data.rows():
+            name = row["file"]
+            if held_out[name] or name.startswith("portrait") or row["origin"] != "scrfd":
+                continue
+            side = max(float(row["x2"]) - float(row["x1"]), float(row["y2"]) - float(row["y1"]))
+            if side >= SMALLEST_SCENE_FACE and float(row["score"]) >= 0.5:
+                crops.append(stored_crop(data.image(name), row_points(row)))
+            if config.limit and len(crops) >= config.limit:
+                break
     return crops
 
 
@@ -205,5 +230,8 @@ class RecognitionRecipe(Recipe):
 def train(config: RecognitionConfig) -> nn.Module:
     torch.manual_seed(0)
     samples = FaceSamples(load_faces(config), config.embedding_size)
-    recipe = RecognitionRecipe(FaceResNet(config.embedding_size), config, samples.classes)
+    network = FaceResNet(config.embedding_size)
+    if config.start:
+        network = load_checkpoint(Path(config.start))[0].train()
+    recipe = RecognitionRecipe(network, config, samples.classes)
     return fit(recipe, samples, Path(config.run))

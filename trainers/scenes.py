@@ -10,6 +10,8 @@ from engines.geometry import Floats, Image, iou_matrix, location_centres
 from engines.networks.detector import STRIDES
 from trainers.detection_metrics import Truth
 from trainers.fit import RandomSamples
+from trainers.portraits import Paster
+from trainers.teacher import TeacherDetector
 from trainers.transforms import photometric
 from trainers.zips import ImageZip
 
@@ -22,6 +24,10 @@ CENTRE_RADIUS = (
 )
 MOSAIC = 0.35  # share of samples
 SMALLEST_FACE = 8  # px: smaller ones are neither taught nor punished
+PASTED = 0.35  # share of crops with a pasted portrait
+SPOILT = 0.15  # share of samples made dark and blurred, and labelled anew by the teacher
+JUDGED_SIDE = 24  # px: a spoilt face at least so large that the teacher does not see is none
+PART_OF_FACE = 0.2  # less of a face than this is a part of one (an ear, hair), and no face
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +137,22 @@ def assign(faces: Floats, doubtful: Floats, centres: Floats, strides: Floats) ->
 
 
 class SceneSamples(RandomSamples):
-    """Square crops with dense targets: image (S, S, 3), target (A,), boxes (A, 4)."""
+    """Square crops with dense targets: image (S, S, 3), target (A,), boxes (A, 4).
 
-    def __init__(self, scenes: list[Scene], size: int) -> None:
+    With a paster and a teacher, portraits are pasted in, and some samples spoilt and labelled anew.
+    """
+
+    def __init__(
+        self,
+        scenes: list[Scene],
+        size: int,
+        paster: Paster | None = None,
+        teacher: TeacherDetector | None = None,
+    ) -> None:
         super().__init__(len(scenes))
         self.scenes = scenes
         self.size = size
+        self.paster, self.teacher = paster, teacher
         self.with_faces = [s for s in scenes if len(s.faces)]
         self.centres, self.strides = location_centres((size, size), STRIDES)
 
@@ -145,6 +161,9 @@ class SceneSamples(RandomSamples):
         if rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
             faces, doubtful = (mirror(b, self.size) for b in (faces, doubtful))
+        if self.teacher and rng.random() < SPOILT:
+            image = spoil(rng, image)
+            faces, doubtful = still_seen(self.teacher, image, faces, doubtful)
         target, boxes = assign(faces, doubtful, self.centres, self.strides)
         # Little blur: a face blurred beyond recognition is labelled by no teacher, and should not be found.
         return photometric(rng, image, 0.6, degrade=0.2), target, boxes
@@ -161,13 +180,24 @@ class SceneSamples(RandomSamples):
         )
 
     def crop(self, rng: np.random.Generator, size: int) -> tuple[Image, Floats, Floats]:
+        """A piece of a scene, at times with a portrait pasted in."""
+        image, faces, doubtful = self.piece(rng, size)
+        if self.paster is None or rng.random() >= PASTED:
+            return image, faces, doubtful
+        scene = self.scenes[int(rng.integers(len(self.scenes)))]
+        return self.paster(rng, image, faces, doubtful, paint_over(rng, scene).image)
+
+    def piece(self, rng: np.random.Generator, size: int) -> tuple[Image, Floats, Floats]:
         """Around a face of a drawn size; a whole picture; anywhere; or where every face is painted over."""
         kind = rng.random()
         if kind < 0.45:
             scene = self.with_faces[int(rng.integers(len(self.with_faces)))]
             face = scene.faces[int(rng.integers(len(scene.faces)))]
             side = float(max(face[2] - face[0], face[3] - face[1], 2))
-            scale = float(np.clip(np.exp(rng.uniform(np.log(9), np.log(size * 0.85))) / side, 0.15, 3.0))
+            largest = size * (
+                0.85 if rng.random() < 0.85 else 1.6
+            )  # at times larger than the crop: its parts
+            scale = float(np.clip(np.exp(rng.uniform(np.log(9), np.log(largest))) / side, 0.15, 3.0))
             return cut(
                 scene, scale, (face[:2] + face[2:]) / 2 * scale - rng.uniform(0.1, 0.9, 2) * size, size
             )
@@ -213,8 +243,30 @@ def cut(scene: Scene, scale: float, origin: np.ndarray, size: int) -> tuple[Imag
     )
     sides = (clipped[:, 2:] - clipped[:, :2]).max(1) if len(clipped) else np.zeros(0)
     sure = (left_over >= 0.45) & (sides >= SMALLEST_FACE)
-    unsure = ~sure & (left_over > 0)
+    unsure = ~sure & (left_over >= PART_OF_FACE)
     return canvas, clipped[sure], np.concatenate((doubtful, clipped[unsure])).astype(np.float32)
+
+
+def spoil(rng: np.random.Generator, image: Image) -> Image:
+    """The picture darker and out of focus or moved, as a background or a hall behind a lit stage is."""
+    gain = rng.uniform(0.1, 0.7) if rng.random() < 0.8 else 1.0
+    dark = np.clip(np.arange(256) * gain + rng.uniform(0, 12), 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, dark)
+    sigma = float(np.exp(rng.uniform(np.log(0.7), np.log(6))))
+    wide, high = (sigma, sigma) if rng.random() < 0.8 else (sigma * 2, 0.5)
+    return cv2.GaussianBlur(image, (0, 0), sigmaX=wide, sigmaY=high).astype(np.uint8)
+
+
+def still_seen(
+    teacher: TeacherDetector, image: Image, faces: Floats, doubtful: Floats
+) -> tuple[Floats, Floats]:
+    """Which faces of a spoilt picture the teacher is sure of; what it sees faintly, or what is small, is doubtful."""
+    boxes, scores = teacher(image)
+    sure = ~_unmatched(faces, boxes[scores >= teacher.SURE])
+    faint = ~_unmatched(faces, boxes) | (
+        (faces[:, 2:] - faces[:, :2]).max(1) < JUDGED_SIDE if len(faces) else False
+    )
+    return faces[sure], np.concatenate((doubtful, faces[~sure & faint]))
 
 
 def paint_over(rng: np.random.Generator, scene: Scene) -> Scene:

@@ -1,9 +1,16 @@
-"""Verification on LFW: ten folds of 600 pairs, and TAR at a fixed false accept rate."""
+"""Verification on pairs, and open-set identification among enrolled and unknown persons.
+
+P pairs, M pictures, D embedding size; similarities are cosines.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from engines.geometry import Floats
-from trainers.zips import ImageZip
+from trainers.zips import SEED, ImageZip
+
+GALLERY_PICTURES = 3  # of each enrolled person
 
 
 def read_pairs(data: ImageZip) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
@@ -22,13 +29,20 @@ def read_pairs(data: ImageZip) -> tuple[list[tuple[str, str]], np.ndarray, np.nd
     return pairs, np.array(same), np.array(fold)
 
 
-def ten_fold_accuracy(similarity: Floats, same: np.ndarray, fold: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error over folds; each fold's threshold is the best of the other nine."""
-    scores = []
+def ten_fold_right(similarity: Floats, same: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Whether each pair is told rightly (P,); each fold's threshold is the best of the other nine."""
+    right = np.zeros(len(same), bool)
     for k in np.unique(fold):
         rest = fold != k
         threshold = best_threshold(similarity[rest], same[rest])
-        scores.append(((similarity[~rest] >= threshold) == same[~rest]).mean())
+        right[~rest] = (similarity[~rest] >= threshold) == same[~rest]
+    return right
+
+
+def ten_fold_accuracy(similarity: Floats, same: np.ndarray, fold: np.ndarray) -> tuple[float, float]:
+    """Mean and standard error over folds."""
+    right = ten_fold_right(similarity, same, fold)
+    scores = [right[fold == k].mean() for k in np.unique(fold)]
     return float(np.mean(scores)), float(np.std(scores) / np.sqrt(len(scores)))
 
 
@@ -44,5 +58,64 @@ def best_threshold(similarity: Floats, same: np.ndarray) -> float:
 def tar_at_far(similarity: Floats, same: np.ndarray, far: float) -> tuple[float, float]:
     """True accept rate, and the threshold, at which the share of impostor pairs accepted is at most `far`."""
     impostors = np.sort(similarity[~same])[::-1]
+    if not len(impostors) or len(impostors) == len(same):
+        return float("nan"), float("nan")
     threshold = float(impostors[min(int(far * len(impostors)), len(impostors) - 1)])
     return float((similarity[same] > threshold).mean()), threshold
+
+
+def pairs_of(embeddings: Floats, identity: np.ndarray) -> tuple[Floats, np.ndarray, np.ndarray]:
+    """All pairs of M pictures: similarity (P,), one person or two (P,), and the rows of each pair (P, 2)."""
+    i, j = np.triu_indices(len(identity), 1)
+    return (embeddings @ embeddings.T)[i, j], identity[i] == identity[j], np.stack((i, j), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSet:
+    """Probes against a gallery: person (Q,), enrolled or not (Q,), best similarity (Q,), best is right (Q,)."""
+
+    person: np.ndarray
+    enrolled: np.ndarray
+    best: Floats
+    right: np.ndarray
+
+    def detection_and_identification(self, false_alarms: float, weight: np.ndarray | None = None) -> float:
+        """DIR: share of enrolled persons' probes found rightly, above the threshold that `false_alarms` of the
+        unknown persons' probes pass. `weight` (Q,) is how often each probe counts.
+        """
+        weight = np.ones(len(self.best)) if weight is None else weight
+        unknown, known = ~self.enrolled & (weight > 0), self.enrolled & (weight > 0)
+        order = np.argsort(-self.best[unknown], kind="stable")
+        passed = np.cumsum(weight[unknown][order]) / weight[unknown].sum()
+        over = np.flatnonzero(passed > false_alarms)
+        threshold = self.best[unknown][order][over[0]] if len(over) else -1.0
+        found = self.right & (self.best > threshold)
+        return float((found * weight)[known].sum() / weight[known].sum())
+
+
+def open_set(embeddings: Floats, identity: np.ndarray) -> tuple[OpenSet, OpenSet]:
+    """Half of the persons enrolled, the others unknown; and the halves changed over. Grother et al., NIST IR 8271.
+
+    Persons with more than three pictures are dealt into two halves (seed 281). An enrolled person's
+    gallery entry is the mean of the first three embeddings (in file order); the rest are probes. All
+    pictures of the other half are probes of nobody enrolled. What is measured is the mean of both deals.
+    """
+    people, counts = np.unique(identity, return_counts=True)
+    people = np.random.default_rng(SEED).permutation(people[counts > GALLERY_PICTURES])
+    halves = people[::2], people[1::2]
+    return tuple(  # type: ignore[return-value]
+        _probe(embeddings, identity, known, unknown) for known, unknown in (halves, halves[::-1])
+    )
+
+
+def _probe(embeddings: Floats, identity: np.ndarray, known: np.ndarray, unknown: np.ndarray) -> OpenSet:
+    rows = {person: np.flatnonzero(identity == person) for person in (*known, *unknown)}
+    gallery = np.stack([embeddings[rows[person][:GALLERY_PICTURES]].mean(0) for person in known])
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    probes = np.concatenate(
+        [rows[person][GALLERY_PICTURES:] for person in known] + [rows[p] for p in unknown]
+    )
+    similarity = embeddings[probes] @ gallery.T
+    nearest = similarity.argmax(1)
+    person = identity[probes]
+    return OpenSet(person, np.isin(person, known), similarity.max(1), known[nearest] == person)

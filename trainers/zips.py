@@ -36,6 +36,9 @@ class ImageZip:
     def text(self, name: str) -> str:
         return self._zip.read(name).decode("utf-8")
 
+    def bytes_of(self, name: str) -> bytes:
+        return self._zip.read(name)
+
     def rows(self, name: str = "labels.csv") -> list[dict[str, str]]:
         return list(csv.DictReader(io.StringIO(self.text(name))))
 

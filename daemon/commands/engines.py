@@ -1,18 +1,21 @@
-"""`mien engines`: build, list and verify the compiled models."""
+"""`mien engines`: build, list, verify and remove the compiled models."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(help="Build, list or verify engines.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from engines.runtime import EngineRequest
 
-Backend = Annotated[str, typer.Option(help="auto, openvino or eager.")]
+app = typer.Typer(help="Build, list, verify or remove engines.", no_args_is_help=True)
+
 Cache = Annotated[
     Path | None, typer.Option(help="Where engines are kept; by default the user's cache folder.")
 ]
+OneOrAll = Annotated[str | None, typer.Argument(help="One model; by default all that are in the cache.")]
 
 
 @app.command()
@@ -20,35 +23,68 @@ def build(
     model: Annotated[
         str | None, typer.Argument(help="detector, landmarks, embedder or attributes; all.")
     ] = None,
-    backend: Backend = "auto",
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, f32, f16, bf16 or int8.")] = "auto",
+    max_batch: Annotated[int | None, typer.Option(help="Pictures a call, for TensorRT.", min=1)] = None,
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Input width and height, for the detector.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="For int8: measure ranges on the faces in this folder's pictures, not on the shipped ones.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="The spec file of your own ONNX model for MODEL.", exists=True)
     ] = None,
     cache: Cache = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is in order.")] = False,
 ) -> None:
     """Build the engines that are missing or out of date, and prove their numbers against eager torch."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.console import Console
 
+    from daemon.build_bar import building
+    from engines.errors import UsageError
     from engines.runtime import MODELS, resolve, why_unusable
 
+    if onnx and model is None:
+        raise UsageError("--onnx: name the model whose place it takes: detector or embedder")
     requests = [
-        resolve(m, backend, size if m == "detector" else None, None, cache) for m in _models(model, MODELS)
+        resolve(
+            each,
+            backend,
+            size if each == "detector" else None,
+            None,
+            cache,
+            device=device,
+            precision=precision,
+            max_batch=max_batch,
+            onnx=onnx,
+        )
+        for each in _models(model, MODELS)
     ]
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns) as progress:
+    done = []
+    with building(Console(stderr=True)) as tell:
         for request in requests:
-            name = f"{request.model} {request.size[0]}x{request.size[1]} on {request.backend}"
-            task = progress.add_task(name, total=1)
-            reason = None if request.backend == "eager" else why_unusable(request)
-            if request.backend == "eager" or not (reason or force):
-                done = "needs no build" if request.backend == "eager" else "in order"
+            reason = why_unusable(request) if request.needs_build else None
+            if reason or (request.needs_build and (force or calibrate)):
+                tell(f"building {request.words}: {reason or 'asked for'}")
+                done.append(_built(request, calibrate, reason is None))
             else:
-                from engines.build import build_engine
+                done.append(f"{request.words}: {'in order' if request.needs_build else 'needs no build'}")
+    for line in done:
+        typer.echo(line)
 
-                built = build_engine(request)
-                done = f"built in {built.build_seconds} s, parity {max(built.parity.values()):.1e}"
-            progress.update(task, completed=1, description=f"{name}: {done}")
+
+def _built(request: EngineRequest, calibrate: Path | None, force: bool) -> str:
+    from engines.build import build_engine
+
+    built = build_engine(request, calibrate, force=force)
+    return f"{request.words}: built in {built.build_seconds} s, parity {max(built.parity.values()):.1e}"
 
 
 @app.command("list")
@@ -57,33 +93,41 @@ def list_engines(cache: Cache = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from engines.manifest import EngineManifest
-    from engines.runtime import cached, default_cache, why_unusable
+    from engines.runtime import cached, default_cache
 
     folder = cache or default_cache()
-    table = Table("model", "input", "backend", "precision", "parity", "built in", "state", title=str(folder))
+    table = Table("model", "input", "backend", "device", "precision", "parity", "built", "state")
     for request in cached(folder):
+        table.add_row(*_row(request))
+    console = Console()
+    console.print(folder, highlight=False, soft_wrap=True)
+    console.print(table)
+
+
+def _row(request: EngineRequest) -> tuple[str, ...]:
+    from engines.errors import MienError
+    from engines.manifest import EngineManifest
+    from engines.runtime import why_unusable
+
+    model = f"{request.model} ({request.checkpoint.stem})" if request.is_onnx else request.model
+    named = (
+        model,
+        f"{request.size[0]}x{request.size[1]}",
+        request.backend,
+        request.device,
+        request.precision,
+    )
+    try:
         reason = why_unusable(request)
-        size = f"{request.size[0]}x{request.size[1]}"
-        if reason and "manifest" in reason:
-            table.add_row(request.model, size, request.backend, "?", "?", "?", reason)
-            continue
         found = EngineManifest.load(request.folder)
-        parity = f"{max(found.parity.values()):.1e}"
-        seconds = f"{found.build_seconds:.1f} s"
-        table.add_row(
-            request.model, size, found.backend, found.precision, parity, seconds, reason or "in order"
-        )
-    Console().print(table)
+    except MienError:
+        return (*named, "?", "?", "its manifest is damaged")
+    built = f"{found.built_at[:10]}, {found.build_seconds:.0f} s"
+    return (*named, f"{max(found.parity.values()):.1e}", built, reason or "in order")
 
 
 @app.command()
-def verify(
-    model: Annotated[
-        str | None, typer.Argument(help="One model; by default all that are in the cache.")
-    ] = None,
-    cache: Cache = None,
-) -> None:
+def verify(model: OneOrAll = None, cache: Cache = None) -> None:
     """Compare every cached engine with eager torch again. Exit code 1 if one is off or damaged."""
     from engines.build import verify_engine
     from engines.errors import MienError
@@ -94,15 +138,24 @@ def verify(
     if not found:
         raise MienError(f"{cache or default_cache()}: no engine here; `mien engines build` makes them")
     for request in found:
-        name = f"{request.model} {request.size[0]}x{request.size[1]} on {request.backend}"
         try:
             parity = verify_engine(request)
-            typer.echo(f"{name}: in order, parity {max(parity.values()):.1e}")
+            typer.echo(f"{request.words}: in order, parity {max(parity.values()):.1e}")
         except MienError as error:
             failed = True
-            typer.echo(f"{name}: {error}", err=True)
+            typer.echo(f"{request.words}: {error}", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def clean(model: OneOrAll = None, cache: Cache = None) -> None:
+    """Remove built engines; the next start, or `mien engines build`, makes them anew."""
+    from engines.runtime import clean as remove
+    from engines.runtime import default_cache
+
+    removed = remove(cache or default_cache(), model)
+    typer.echo(f"{cache or default_cache()}: {len(removed)} engines removed")
 
 
 def _models(model: str | None, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from daemon.config import Config
+    from daemon.control_client import RemoteGallery
     from daemon.gallery import Gallery
 
-app = typer.Typer(help="Enrol, list, show or remove people.", no_args_is_help=True)
+app = typer.Typer(help="Enrol, list, show, remove, back up and check people.", no_args_is_help=True)
 
 GalleryPath = Annotated[
     Path | None, typer.Option("--gallery", help="The gallery file, instead of the config's.")
@@ -37,8 +39,8 @@ def enroll(
     from rich.progress import track
 
     from daemon.build_bar import building
-    from daemon.enrolment import enrol
-    from daemon.gallery import Gallery, checked_name
+    from daemon.enrolment import looks_of
+    from daemon.gallery import checked_name
     from daemon.images import expand_images
     from daemon.settings import effective
     from daemon.stills import load_still_engines
@@ -47,16 +49,18 @@ def enroll(
     settings = effective(config, {"gallery": {"path": gallery}, "engines": {"backend": backend}})
     paths = list(expand_images(images))
     console = Console(stderr=True)
-    with Gallery(settings.gallery.path) as opened:
-        with building(console) as progress:
-            engines = load_still_engines(settings, attributes=False, progress=progress)
-        shown = track(paths, "looking", console=console, transient=True, disable=not console.is_terminal)
-        result = enrol(opened, engines, name, shown, settings.quality, any_quality=any_quality)
+    with building(console) as progress:
+        engines = load_still_engines(settings, attributes=False, progress=progress)
+    shown = track(paths, "looking", console=console, transient=True, disable=not console.is_terminal)
+    looked = looks_of(engines, shown, settings.quality, any_quality=any_quality)
+    with _owned(settings, create=True) as opened:
+        num_new = opened.enrol(name, looked.looks)
         total = next(person.num_looks for person in opened.people() if person.name == name)
-    for failure in result.failures:
+    for failure in looked.failures:
         typer.echo(f"error: {failure}", err=True)
-    known = f", {result.num_known} enrolled before" if result.num_known else ""
-    typer.echo(f"{name}: {result.num_new} new{known}; {total} in all in {settings.gallery.path}")
+    num_known = len(looked.looks) - num_new
+    known = f", {num_known} enrolled before" if num_known else ""
+    typer.echo(f"{name}: {num_new} new{known}; {total} in all in {opened.path}")
 
 
 @app.command("list")
@@ -65,8 +69,14 @@ def list_people(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    with _opened(gallery, config) as opened:
-        people = opened.people()
+    from daemon.gallery import NoGalleryError
+
+    try:
+        with _opened(gallery, config) as opened:
+            people = opened.people()
+    except NoGalleryError as error:
+        typer.echo(str(error))
+        return
     if not people:
         typer.echo(f"{opened.path}: nobody is enrolled; mien gallery enroll NAME IMAGE...")
         return
@@ -106,8 +116,56 @@ def remove(
     typer.echo(f"{name}: erased from {opened.path}")
 
 
-def _opened(path: Path | None, config: Path | None) -> Gallery:
-    from daemon.gallery import Gallery
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; only its owner may read it.")],
+    gallery: GalleryPath = None,
+    config: ConfigPath = None,
+) -> None:
+    """Write everybody to one file, also while the daemon runs."""
+    with _opened(gallery, config) as opened:
+        num_people = opened.backup(file)
+    typer.echo(f"{file}: {num_people} people of {opened.path}; who is removed later is still in it")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `backup` wrote, or any gallery.")],
+    gallery: GalleryPath = None,
+    config: ConfigPath = None,
+) -> None:
+    """Take the people of a backup in place of everybody who is enrolled now."""
+    with _opened(gallery, config, create=True) as opened:
+        num_people = opened.restore(file)
+    typer.echo(f"{opened.path}: {num_people} people of {file}")
+
+
+@app.command()
+def check(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
+    """Look for damage, for people too alike to tell apart, and for images unlike their person's others."""
+    from daemon.gallery_check import findings
     from daemon.settings import effective
 
-    return Gallery(effective(config, {"gallery": {"path": path}}).gallery.path)
+    settings = effective(config, {"gallery": {"path": gallery}})
+    with _owned(settings) as opened:
+        found = findings(opened, settings.identity)
+    for finding in found:
+        typer.echo(finding)
+    typer.echo(f"{opened.path}: {len(found) or 'no'} findings")
+    if found:
+        raise typer.Exit(1)
+
+
+def _opened(path: Path | None, config: Path | None, *, create: bool = False) -> Gallery | RemoteGallery:
+    from daemon.settings import effective
+
+    return _owned(effective(config, {"gallery": {"path": path}}), create=create)
+
+
+def _owned(settings: Config, *, create: bool = False) -> Gallery | RemoteGallery:
+    """The gallery through the daemon that owns it, or the file itself where none does."""
+    from daemon.control_client import RemoteGallery, owner_of
+    from daemon.gallery import Gallery
+
+    daemon = owner_of(settings)
+    return Gallery(settings.gallery.path, create=create) if daemon is None else RemoteGallery(daemon)

@@ -17,17 +17,35 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Watch the configured cameras and publish events, until stopped or every source is at its end."""
+    """Watch the configured cameras and publish events, until stopped or every source is at its end.
+
+    SIGTERM ends it in order, a second one at once; SIGHUP reads the configuration's cameras anew.
+    """
+    import os
+    import sys
     import threading
 
-    from daemon.config import load_config
-    from daemon.loading import load_pipeline
+    from daemon.config import Config, find_config, load_config
+    from daemon.loading import load_pipeline, wait_for_gpu
+    from daemon.pipelines import LoadedPipeline
     from daemon.service import Service
     from daemon.signals import stop_on_signals
     from daemon.telemetry import configure_logging
 
-    configuration = load_config(config)
+    path = config or find_config()
+    configuration = load_config(path)
     configure_logging(configuration.log)
-    stop = threading.Event()
-    with stop_on_signals(stop):
-        Service(configuration, load_pipeline, stop).run()
+    stop, reload = threading.Event(), threading.Event()
+
+    def load(settings: Config) -> LoadedPipeline:
+        wait_for_gpu(settings, stop)
+        return load_pipeline(settings)
+
+    with stop_on_signals(stop, reload):
+        service = Service(configuration, load, stop, config_path=path, reload=reload)
+        service.run()
+    if not service.captures_ended:
+        # A thread that hangs in a camera's driver or a socket must not trip over the interpreter's end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

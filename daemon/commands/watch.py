@@ -15,6 +15,10 @@ def watch(
     config: Annotated[Path | None, typer.Option(help="The config to take the endpoint from.")] = None,
     lines: Annotated[bool, typer.Option("--jsonl", help="Write the events as JSON lines instead.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="With --jsonl: end after so many events.")] = None,
+    key: Annotated[Path | None, typer.Option(help="For an encrypted daemon: your .key_secret file.")] = None,
+    server_key: Annotated[
+        Path | None, typer.Option(help="The encrypted daemon's .key file; by default, that of the config.")
+    ] = None,
 ) -> None:
     """Show a live table of who is where, and report lost events."""
     from contextlib import suppress
@@ -23,10 +27,20 @@ def watch(
 
     from daemon import watch as watching
     from daemon.config import load_config
+    from daemon.keys import load_client
+    from engines.errors import UsageError
 
-    endpoint = endpoint or load_config(config).publish.endpoint
+    if endpoint is None:
+        publish = load_config(config).publish
+        endpoint = publish.endpoint
+        server_key = server_key or publish.server_key
+        if server_key is not None and key is None:
+            raise UsageError(
+                f"{endpoint}: is encrypted; give --key, your .key_secret file (mien keys new NAME)"
+            )
+    curve = load_client(key, server_key)
     with suppress(KeyboardInterrupt):
         if lines:
-            watching.write_lines(endpoint, limit)
+            watching.write_lines(endpoint, limit, curve)
         else:
-            watching.watch(endpoint, Console())
+            watching.watch(endpoint, Console(), curve)

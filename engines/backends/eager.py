@@ -1,20 +1,38 @@
-"""The reference: the network as torch runs it, float32."""
+"""The reference: the network as torch runs it."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from engines import machine
+from engines.backends.torch_engine import TorchEngine
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
+from engines.request import EngineRequest
+from engines.source import Source
 from engines.spec import ModelSpec
 
 
+def why_not(device: str, precision: str) -> str | None:
+    if machine.version("torch") is None:
+        return "torch is not installed: pip install torch"
+    return machine.why_no_gpu() if device == "cuda" else None
+
+
+def versions(device: str) -> dict[str, str]:
+    return {"torch": str(machine.version("torch"))}
+
+
 class EagerEngine:
-    """An Engine over plain torch on the CPU."""
+    """An Engine over plain torch on the CPU, float32."""
 
     backend = "eager"
+    device = "cpu"
+    precision = "f32"
 
     def __init__(self, module: Deployed, spec: ModelSpec, input_size: tuple[int, int]) -> None:
         self.spec = spec
@@ -27,8 +45,25 @@ class EagerEngine:
         return {name: out.numpy() for name, out in zip(self.spec.outputs, outputs, strict=True)}
 
 
-def load(checkpoint: Path, size: tuple[int, int] | None, threads: int) -> EagerEngine:
+def load(request: EngineRequest, threads: int) -> EagerEngine | TorchEngine:
+    """Straight from the checkpoint: nothing is built."""
     if threads:
         torch.set_num_threads(threads)
-    network, spec = load_checkpoint(checkpoint)
-    return EagerEngine(Deployed(network, spec), spec, size or spec.input_size)
+    network, spec = load_checkpoint(request.checkpoint)
+    module = Source(request, spec, network).deployed()
+    if (request.device, request.precision) == ("cpu", "f32"):
+        return EagerEngine(module, spec, request.size)
+
+    def run(images: Tensor) -> Sequence[Tensor]:
+        outputs: Sequence[Tensor] = module(images)
+        return outputs
+
+    return TorchEngine(run, request, spec)
+
+
+def reference(request: EngineRequest) -> EagerEngine:
+    """What every engine is compared with: eager, float32, on the CPU."""
+    plain = replace(request, backend="eager", device="cpu", precision="f32")
+    engine = load(plain, 0)
+    assert isinstance(engine, EagerEngine)
+    return engine

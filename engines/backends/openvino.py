@@ -1,62 +1,205 @@
-"""OpenVINO: the default where there is no GPU. Loading a built engine imports no torch."""
+"""OpenVINO: the default where there is no GPU. Loading a built engine imports no torch.
 
+A built engine is the model as OpenVINO compiled it for this CPU, so that loading compiles next to nothing.
+"""
+
+import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines import machine
+from engines.errors import MienError
+from engines.onnx_spec import OnnxSpec
+from engines.request import EngineRequest
 from engines.spec import ModelSpec
 
 if TYPE_CHECKING:
-    import torch
-    from openvino import CompiledModel
+    from openvino import CompiledModel, Model
 
-MODEL_FILE = "model.xml"
+    from engines.source import Source
+
+MODEL_FILE = "model.blob"
+NAME = "openvino"
 
 
-def version() -> str:
-    import openvino
+def why_not(device: str, precision: str) -> str | None:
+    if machine.version("openvino") is None:
+        return "OpenVINO is not installed: pip install openvino"
+    flags = machine.cpu_flags()
+    if precision == "bf16" and not flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+        return "this CPU computes no bf16; use precision: f32 or int8"
+    return None
 
-    return str(openvino.__version__).split("-")[0]
+
+def versions(device: str) -> dict[str, str]:
+    return {"openvino": str(machine.version("openvino"))}
 
 
 class OpenVinoEngine:
-    """An Engine over a compiled OpenVINO model, float32 on every CPU so that results agree between machines."""
+    """An Engine over a compiled OpenVINO model."""
 
-    backend = "openvino"
+    backend = NAME
+    device = "cpu"
 
-    def __init__(self, compiled: "CompiledModel", spec: ModelSpec, input_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]],
+        request: EngineRequest,
+        spec: ModelSpec,
+    ) -> None:
         self.spec = spec
-        self.input_size = input_size
-        self._request = compiled.create_infer_request()
-        self._outputs = [compiled.output(i) for i in range(len(spec.outputs))]
+        self.input_size = request.size
+        self.precision = request.precision
+        self._run = run
 
     def __call__(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        results = self._request.infer([np.ascontiguousarray(batch)], share_inputs=True)
-        # The request's own buffers are written again by the next call, hence the copies.
-        return {
-            name: results[port].copy() for name, port in zip(self.spec.outputs, self._outputs, strict=True)
-        }
+        return dict(zip(self.spec.outputs, self._run(batch), strict=True))
 
 
-def load(folder: Path, spec: ModelSpec, size: tuple[int, int], threads: int) -> OpenVinoEngine:
-    """Compile the model saved in `folder` for this CPU; the compiled form is cached beside it."""
+def load(request: EngineRequest, folder: Path, spec: ModelSpec, threads: int) -> Any:
+    """Take the compiled model in `folder`. Raises MienError where OpenVINO does not take it."""
+    run = _runner(folder / MODEL_FILE, request.precision, threads)
+    if not request.is_onnx:
+        return OpenVinoEngine(run, request, spec)
+    from engines.backends.onnx_engine import OnnxEngine
+
+    return OnnxEngine(run, OnnxSpec.load(request.checkpoint), request, spec)
+
+
+def save(source: "Source", folder: Path) -> None:
+    """Convert the exported program, quantise it where int8 is asked for, compile, and write."""
     import openvino
 
-    options = {
-        "INFERENCE_PRECISION_HINT": "f32",
+    model = openvino.convert_model(source.program)
+    if source.request.precision == "int8":
+        model = _quantised(model, source)
+    _write(model, source.request.precision, folder)
+
+
+def save_onnx(source: "Source", folder: Path) -> None:
+    """A user's ONNX file. Raises MienError where its shapes are not those of its spec."""
+    import openvino
+    from openvino.preprocess import ColorFormat, PrePostProcessor
+
+    spec, request = source.onnx_spec, source.request
+    try:
+        model = openvino.Core().read_model(spec.onnx)
+    except RuntimeError as error:
+        raise MienError(f"{spec.onnx}: not an ONNX file that OpenVINO reads ({_first(error)})") from None
+    _fit_input(model, spec, request.size)
+    names = spec.output_names(tuple(sorted(output.get_any_name() for output in model.outputs)))
+    ports = {output.get_any_name(): output for output in model.outputs}
+    model = openvino.Model([ports[name] for name in names], model.get_parameters(), spec.path.stem)
+
+    steps = PrePostProcessor(model)
+    given = steps.input()
+    given.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    given.tensor().set_color_format(ColorFormat.BGR)
+    given.model().set_layout(openvino.Layout(spec.layout))
+    chain = given.preprocess().convert_element_type(openvino.Type.f32)
+    if spec.colour == "RGB":
+        chain = chain.convert_color(ColorFormat.RGB)
+    chain.mean(list(spec.mean) * (3 // len(spec.mean))).scale(list(spec.std) * (3 // len(spec.std)))
+    _write(steps.build(), request.precision, folder)
+
+
+def _fit_input(model: "Model", spec: OnnxSpec, size: tuple[int, int]) -> None:
+    import openvino
+
+    if len(model.inputs) != 1:
+        raise MienError(f"{spec.onnx}: has {len(model.inputs)} inputs, a stage's model has one")
+    wanted = openvino.PartialShape(list(spec.input_shape(size, spec.batch or -1)))
+    found = model.input(0).partial_shape
+    if not found.compatible(wanted) or (spec.batch is None and found[0].is_static):
+        raise MienError(
+            f"{spec.onnx}: its input is {found}, {spec.path.name} says {wanted} "
+            f"({spec.layout}, input_size, batch); correct the spec"
+        )
+    try:
+        model.reshape(wanted)
+    except RuntimeError as error:
+        raise MienError(f"{spec.onnx}: does not take the shape {wanted} ({_first(error)})") from None
+
+
+def _quantised(model: "Model", source: "Source") -> "Model":
+    """Post-training int8 (NNCF), its ranges measured on the source's calibration crops."""
+    if machine.version("nncf") is None:
+        raise MienError("precision int8 is made with NNCF, which is not installed: pip install nncf")
+    import nncf
+
+    crops = source.calibration
+    assert crops is not None
+    quantised: Model = nncf.quantize(
+        model,
+        nncf.Dataset([crops[i : i + 1] for i in range(len(crops))]),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(crops),
+        ignored_scope=nncf.IgnoredScope(names=_after_convolutions(model), validate=False),
+    )
+    return quantised
+
+
+def _after_convolutions(model: "Model") -> list[str]:
+    """The operators that no convolution follows. They stay in float: an age of 82 is not cut to the oldest
+    face of the calibration."""
+    before: set[str] = set()
+    for node in reversed(model.get_ordered_ops()):
+        feeds = {
+            target.get_node().get_friendly_name()
+            for out in node.outputs()
+            for target in out.get_target_inputs()
+        }
+        if "Convolution" in node.get_type_name() or feeds & before:
+            before.add(node.get_friendly_name())
+    kinds = ("Constant", "Parameter", "Result")
+    rest = [node for node in model.get_ordered_ops() if node.get_type_name() not in kinds]
+    return [node.get_friendly_name() for node in rest if node.get_friendly_name() not in before]
+
+
+def _write(model: "Model", precision: str, folder: Path) -> None:
+    import openvino
+
+    blob = io.BytesIO()
+    openvino.Core().compile_model(model, "CPU", _options(precision, 0)).export_model(blob)
+    (folder / MODEL_FILE).write_bytes(blob.getbuffer())
+
+
+def _options(precision: str, threads: int) -> dict[str, Any]:
+    """float32 unless asked otherwise: OpenVINO itself takes bf16 where a CPU has it, and results would differ."""
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1,
-        "CACHE_DIR": str(folder / "compiled"),
     }
-    compiled = openvino.Core().compile_model(folder / MODEL_FILE, "CPU", options)
-    return OpenVinoEngine(compiled, spec, size)
 
 
-def save(program: "torch.export.ExportedProgram", folder: Path) -> None:
-    """Convert an exported program and write it to `folder`."""
+def _runner(
+    path: Path, precision: str, threads: int
+) -> Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]:
     import openvino
 
-    openvino.save_model(openvino.convert_model(program), folder / MODEL_FILE, compress_to_fp16=False)
+    try:
+        compiled: CompiledModel = openvino.Core().import_model(
+            path.read_bytes(), "CPU", _options(precision, threads)
+        )
+    except RuntimeError as error:
+        raise MienError(f"{path}: OpenVINO does not take it ({_first(error)})") from None
+    request = compiled.create_infer_request()
+    ports = list(compiled.outputs)
+
+    def run(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        results = request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+        # The request's own buffers are written again by the next call, hence the copies.
+        return [results[port].copy() for port in ports]
+
+    return run
+
+
+def _first(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

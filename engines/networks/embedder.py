@@ -12,14 +12,17 @@ from engines.networks.layers import BasicBlock, conv_bn, conv_bn_relu
 
 
 class FaceTrunk(nn.Sequential):
-    """Normalised crop (B, 3, 112, 112) -> (B, C) through dense 3x3 residual stages at 56, 28, 14 and 7 px.
+    """Normalised crop (B, 3, S, S) -> (B, C) through dense 3x3 residual stages; of 112 px at 56, 28, 14 and 7.
 
     Dense convolutions at these sizes train five times and run about as fast on a CPU as the depthwise
     ones of MobileFaceNet, which has fewer multiplications and moves more memory.
     """
 
     def __init__(
-        self, widths: Sequence[int] = (32, 64, 128, 256), repeats: Sequence[int] = (1, 2, 2, 2)
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        repeats: Sequence[int] = (1, 2, 2, 2),
+        size: int = 112,
     ) -> None:
         layers: list[nn.Module] = [conv_bn_relu(3, widths[0], stride=2)]
         for i, (width, blocks) in enumerate(zip(widths, repeats, strict=True)):
@@ -27,7 +30,7 @@ class FaceTrunk(nn.Sequential):
                 layers.append(conv_bn_relu(widths[i - 1], width, stride=2))
             layers += [BasicBlock(width) for _ in range(blocks)]
         # A weight for every place of the face (Chen et al. 2018, sec. 3.1).
-        pool = conv_bn(widths[-1], widths[-1], 7, groups=widths[-1], padding=0)
+        pool = conv_bn(widths[-1], widths[-1], size // 16, groups=widths[-1], padding=0)
         super().__init__(*layers, pool, nn.Flatten())
 
 

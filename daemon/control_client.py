@@ -1,0 +1,168 @@
+"""The other side of the control socket: `mien ctl`, and `mien gallery` where a daemon owns the file."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from daemon.config import Config, default_state_dir
+from daemon.control import (
+    MAX_LINE,
+    Answer,
+    AnyRequest,
+    GalleryBackup,
+    GalleryEnrol,
+    GalleryLooks,
+    GalleryPeople,
+    GalleryRemove,
+    GalleryRestore,
+    LookRecord,
+    Status,
+    default_paths,
+)
+from daemon.control_answers import look_of_record, record_of
+from daemon.gallery import EnrolledLook, PersonSummary
+from daemon.whole_file import whole_file
+from engines.errors import MienError, UsageError
+
+PATIENCE_S = 60.0
+SERVICE_FOLDER = Path("/run/mien")
+"""Where the systemd unit's daemon listens."""
+
+
+class NoDaemonError(MienError):
+    """Nobody answers."""
+
+
+class Control:
+    """A connection to a daemon; use it as a context manager. Raises NoDaemonError where none answers at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE_S)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise NoDaemonError(_why(path, error)) from None
+        self._lines = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def ask(self, request: AnyRequest) -> Any:
+        """The result of a request; raises MienError or UsageError with the daemon's words where it refused."""
+        line = msgspec.json.encode(request) + b"\n"
+        if len(line) > MAX_LINE:
+            raise UsageError(
+                f"too much for the control socket ({len(line) / 2**20:.0f} MiB); stop the daemon first"
+            )
+        try:
+            self._socket.sendall(line)
+            told = self._lines.readline()
+        except OSError as error:
+            raise MienError(f"{self.path}: the daemon went away ({error.strerror or 'no answer'})") from None
+        if not told:
+            raise MienError(f"{self.path}: the daemon hung up; see its log")
+        answer = msgspec.json.decode(told, type=Answer)
+        if not answer.ok:
+            raise (UsageError if answer.exit_code == UsageError.exit_code else MienError)(answer.error)
+        return answer.result
+
+
+def _why(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path}: may not be used; run as root, as the daemon's user or as one of control.group"
+    return f"{path}: no daemon answers there; start it with `mien run`, or name another config with --config"
+
+
+def places(config: Config) -> list[Path]:
+    """Where this configuration's daemon may listen, the likeliest first."""
+    if config.control.path:
+        return [config.control.path]
+    return list(dict.fromkeys([*default_paths(config.instance), SERVICE_FOLDER / f"{config.instance}.sock"]))
+
+
+def connected(config: Config) -> Control:
+    """A connection to the configuration's daemon; raises NoDaemonError where it does not run."""
+    failures = []
+    for path in places(config):
+        try:
+            return Control(path)
+        except NoDaemonError as error:
+            failures.append((path.exists(), error))
+    # What is there and may not be used says more than what is not there.
+    raise max(failures, key=lambda failure: failure[0])[1]
+
+
+def owner_of(config: Config) -> Control | None:
+    """The daemon that owns the configuration's gallery; None where none runs that does."""
+    try:
+        control = connected(config)
+    except NoDaemonError:
+        return None
+    path = config.gallery.path
+    # The unit's daemon has its own state folder, so without a path of its own the config means that one.
+    means_the_units = control.path.parent == SERVICE_FOLDER and path == default_state_dir() / path.name
+    try:
+        if means_the_units or Path(control.ask(Status())["gallery"]).resolve() == path.resolve():
+            return control
+    except MienError:
+        pass
+    control.__exit__(None, None, None)
+    return None
+
+
+class RemoteGallery:
+    """A gallery that a daemon owns, with the methods of `Gallery` that commands use."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.path = Path(control.ask(Status())["gallery"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._control.__exit__(kind, error, trace)
+
+    def people(self) -> list[PersonSummary]:
+        return msgspec.convert(self._control.ask(GalleryPeople()), list[PersonSummary])
+
+    def looks(self, name: str) -> list[EnrolledLook]:
+        records = msgspec.convert(self._control.ask(GalleryLooks(name)), list[LookRecord])
+        return [look_of_record(record) for record in records]
+
+    def enrol(self, name: str, looks: Sequence[EnrolledLook]) -> int:
+        return int(self._control.ask(GalleryEnrol(name, [record_of(look) for look in looks])))
+
+    def remove(self, name: str) -> None:
+        self._control.ask(GalleryRemove(name))
+
+    def backup(self, target: Path) -> int:
+        content = msgspec.convert(self._control.ask(GalleryBackup()), bytes)
+        with whole_file(target) as part:
+            part.chmod(0o600)
+            part.write_bytes(content)
+        return len(self.people())
+
+    def restore(self, source: Path) -> int:
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise MienError(f"{source}: cannot be read ({error.strerror}); check the path") from None
+        return int(self._control.ask(GalleryRestore(content)))

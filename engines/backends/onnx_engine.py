@@ -1,0 +1,52 @@
+"""A user's ONNX model in a stage's place: its own batch kept, its outputs decoded to the stage's."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import MienError
+from engines.onnx_spec import Floats, OnnxSpec
+from engines.request import EngineRequest
+from engines.spec import ModelSpec
+
+
+class OnnxEngine:
+    """An Engine over `run`, which takes (N, H, W, 3) uint8 BGR of the file's own batch and returns its outputs."""
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.uint8]], list[Floats]],
+        onnx_spec: OnnxSpec,
+        request: EngineRequest,
+        spec: ModelSpec,
+    ) -> None:
+        self.spec = spec
+        self.backend = request.backend
+        self.device = request.device
+        self.precision = request.precision
+        self.input_size = request.size
+        self._onnx_spec = onnx_spec
+        self._run = run
+
+    def __call__(self, batch: NDArray[np.uint8]) -> dict[str, Floats]:
+        own = self._onnx_spec.batch or len(batch)
+        parts = [self._part(batch[i : i + own], own) for i in range(0, len(batch), own)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _part(self, pictures: NDArray[np.uint8], own: int) -> dict[str, Floats]:
+        """One call; where pictures are fewer than the file's batch, the last is repeated."""
+        count = len(pictures)
+        if count < own:
+            pictures = np.concatenate((pictures, np.repeat(pictures[-1:], own - count, 0)))
+        values = self._run(pictures)
+        try:
+            decoded = self._onnx_spec.decode(values, self.input_size)
+        except ValueError as error:
+            shapes = ", ".join(str(value.shape) for value in values)
+            raise MienError(
+                f"{self._onnx_spec.onnx}: outputs of shapes {shapes} are not what decoding "
+                f"{self._onnx_spec.decoding!r} takes ({error}); correct {self._onnx_spec.path.name}"
+            ) from None
+        self._onnx_spec.check_decoded(decoded, self.input_size, own)
+        return {name: value[:count] for name, value in decoded.items()}

@@ -1,0 +1,78 @@
+"""Engines that torch runs, on the CPU or on an NVIDIA GPU: arrays in and out, or tensors that stay there."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engines.request import EngineRequest
+from engines.spec import ModelSpec
+
+Run = Callable[[Tensor], Sequence[Tensor]]
+WARM_UP = 3  # calls before a capture: libraries choose their kernels and take their workspaces
+
+
+class TorchEngine:
+    """An Engine over `run`, which takes (N, H, W, 3) uint8 on `device`."""
+
+    def __init__(self, run: Run, request: EngineRequest, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.backend = request.backend
+        self.device = request.device
+        self.precision = request.precision
+        self.input_size = request.size
+        self._max_batch = request.max_batch
+        self._run = Bucketed(run, request.max_batch, capture) if request.device == "cuda" else run
+
+    @torch.inference_mode()
+    def __call__(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        images = torch.from_numpy(np.ascontiguousarray(batch))
+        if self.device == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return {name: value.cpu().numpy() for name, value in self.on_device(images).items()}
+
+    @torch.inference_mode()
+    def on_device(self, images: Tensor) -> dict[str, Tensor]:
+        """The same without leaving the device: (N, H, W, 3) uint8 there -> outputs there."""
+        parts = [self._run(images[i : i + self._max_batch]) for i in range(0, len(images), self._max_batch)]
+        whole = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+        return dict(zip(self.spec.outputs, whole, strict=True))
+
+
+class Bucketed:
+    """Runs at batch sizes 1, 2, 4 ... `max_batch` only, each captured once; `capture` makes a run of one size."""
+
+    def __init__(self, run: Run, max_batch: int, capture: Callable[[Run, Tensor], Run]) -> None:
+        self._run, self._max_batch, self._capture = run, max_batch, capture
+        self._captured: dict[int, Run] = {}
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        count = len(images)
+        size = min(1 << (count - 1).bit_length(), self._max_batch)
+        if size not in self._captured:
+            example = torch.zeros((size, *images.shape[1:]), dtype=images.dtype, device=images.device)
+            self._captured[size] = self._capture(self._run, example)
+        # Cloned: the next replay writes into the same memory.
+        return [value[:count].clone() for value in self._captured[size](images)]
+
+
+def capture(run: Run, static: Tensor) -> Run:
+    """`run` at the size of `static` as one CUDA graph: a replay costs one launch. Fewer rows are allowed."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            run(static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run(static)
+
+    def replay(images: Tensor) -> Sequence[Tensor]:
+        static[: len(images)].copy_(images, non_blocking=True)
+        graph.replay()
+        return outputs
+
+    return replay

@@ -1,0 +1,358 @@
+"""Every backend beside eager, what a machine can run, and builders that are killed, crowded or out of room."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines import machine, memory
+from engines.backends import tensorrt
+from engines.backends.torch_engine import Bucketed
+from engines.calibration import calibration_batch
+from engines.checkpoint import make_network, save_checkpoint
+from engines.deploy import Deployed
+from engines.errors import MienError, UsageError
+from engines.manifest import EngineManifest
+from engines.runtime import load_engine, resolve, why_unusable
+from engines.spec import ModelSpec
+
+ROOT = Path(__file__).parents[1]
+SPEC = ModelSpec(
+    "landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (64, 64), ("heatmaps",)
+)
+needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor builds with g++")
+has_bf16 = bool(machine.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    save_checkpoint(folder / "landmarks", make_network(SPEC), SPEC, "# a card\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def pictures(n):
+    return np.random.default_rng(1).integers(0, 256, (n, 64, 64, 3), dtype=np.uint8)
+
+
+def child(code, **changes):
+    """Runs code in a fresh interpreter from the project's root."""
+    environment = {**os.environ, **{key: str(value) for key, value in changes.items()}}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "limit"),
+    [
+        pytest.param("aot_inductor", "f32", 1e-4, marks=needs_gxx),
+        pytest.param(
+            "openvino",
+            "bf16",
+            0.1,
+            marks=pytest.mark.skipif(not has_bf16, reason="this CPU computes no bf16"),
+        ),
+        ("openvino", "int8", 0.25),
+        ("eager", "bf16", 0.1),
+    ],
+)
+def test_a_backend_agrees_with_eager_at_any_batch(weights, shared_cache, backend, precision, limit):
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    eager = load_engine("landmarks", backend="eager", device="cpu", weights=weights)
+    engine = load_engine(
+        "landmarks", backend=backend, device="cpu", precision=precision, weights=weights, cache=shared_cache
+    )
+
+    for count in (1, 3):
+        want, got = eager(pictures(count))["heatmaps"], engine(pictures(count))["heatmaps"]
+        assert want.shape == got.shape
+        assert 0 < np.abs(want - got).max() <= limit * np.abs(want).max()
+    assert (backend, precision) == (engine.backend, engine.precision)
+
+
+@needs_gxx
+def test_a_compiled_package_is_loaded_in_a_new_process_without_a_compiler(weights, shared_cache):
+    load_engine("landmarks", backend="aot_inductor", device="cpu", weights=weights, cache=shared_cache)
+
+    result = child(
+        "from pathlib import Path; import numpy as np; from engines.runtime import load_engine\n"
+        f"engine = load_engine('landmarks', backend='aot_inductor', device='cpu', rebuild='never', "
+        f"weights=Path({str(weights)!r}), cache=Path({str(shared_cache)!r}))\n"
+        "print(engine(np.zeros((2, 64, 64, 3), np.uint8))['heatmaps'].shape)",
+        CXX="/bin/false",
+        PATH="",
+    )
+
+    assert "(2, 5, 16, 16)" == result.stdout.strip(), result.stderr
+
+
+def test_int8_says_what_its_ranges_were_measured_on(weights, shared_cache):
+    pytest.importorskip("nncf")
+    load_engine("landmarks", backend="openvino", precision="int8", weights=weights, cache=shared_cache)
+    request = resolve("landmarks", "openvino", None, weights, shared_cache, precision="int8")
+
+    told = EngineManifest.load(request.folder).calibration
+
+    assert ("the shipped portraits", 2, 96) == (told["pictures"], told["faces"], told["crops"])
+
+
+def test_a_folder_of_pictures_gives_the_calibration_its_faces(tmp_path):
+    shutil.copy(ROOT / "samples" / "grace_hopper.jpg", tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+
+    crops, told = calibration_batch("embedder", (112, 112), tmp_path)
+
+    assert (1, str(tmp_path)) == (told["faces"], told["pictures"])
+    assert len(crops) == len({crop.tobytes() for crop in crops}) == told["crops"]
+
+
+def test_a_folder_without_a_face_is_refused_in_words(tmp_path):
+    with pytest.raises(MienError, match="no pictures to calibrate on"):
+        calibration_batch("embedder", (112, 112), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ({"backend": "openvino", "precision": "f16"}, "has no precision f16; it has f32, bf16, int8"),
+        ({"backend": "openvino", "device": "cuda"}, "runs on cpu, not on cuda"),
+        ({"backend": "tensorrt", "device": "cpu"}, "runs on cuda, not on cpu"),
+        ({"backend": "eager", "device": "tpu"}, "not one of auto, cpu, cuda"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_wrong_use(weights, words, wrong):
+    with pytest.raises(UsageError, match=wrong):
+        resolve("landmarks", weights=weights, **words)
+
+
+@pytest.mark.skipif(machine.why_no_gpu() is None, reason="this machine has a GPU")
+@pytest.mark.parametrize("backend", ["tensorrt", "aot_inductor", "eager", "auto"])
+def test_a_gpu_asked_for_and_absent_is_an_error_and_never_another_backend(weights, backend):
+    with pytest.raises(MienError, match=r"no NVIDIA driver|not installed|too old|no GPU|without CUDA"):
+        load_engine("landmarks", backend=backend, device="cuda", weights=weights)
+
+
+def test_both_torch_tensorrts_at_once_are_an_error_in_words(tmp_path):
+    for package in tensorrt.PACKAGES:
+        info = tmp_path / f"{package.replace('-', '_')}-2.14.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.14.0\n")
+
+    result = child(
+        "from engines.backends import tensorrt; print(tensorrt.why_not('cuda', 'f16'))", PYTHONPATH=tmp_path
+    )
+
+    assert "torch-tensorrt and torch-tensorrt-rtx are both installed" in result.stdout
+
+
+FAKE_DRIVER = r"""
+#include <string.h>
+#include <stdlib.h>
+int cuInit(unsigned f) { return 0; }
+int cuDriverGetVersion(int *v) { *v = atoi(getenv("FAKE_CUDA")); return 0; }
+int cuDeviceGetCount(int *n) { *n = atoi(getenv("FAKE_GPUS")); return 0; }
+int cuDeviceGet(int *d, int n) { *d = n; return 0; }
+int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Fake GPU", n); return 0; }
+int cuDeviceTotalMem_v2(size_t *b, int d) { *b = (size_t)1 << 33; return 0; }
+int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : 0; return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A folder with a libcuda.so.1 that says what the environment tells it to."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is needed to make a driver")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "fake.c").write_text(FAKE_DRIVER)
+    target = folder / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, folder / "fake.c"], check=True)
+    return folder
+
+
+@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
+@pytest.mark.parametrize(
+    ("cuda", "count", "said"),
+    [
+        (11040, 1, "the NVIDIA driver is too old: it serves CUDA 11.4"),
+        (99000, 0, "shows no GPU to this process"),
+        (99000, 1, "None"),
+    ],
+)
+def test_a_driver_that_will_not_do_says_why(driver, cuda, count, said):
+    result = child(
+        "from engines import machine; print(machine.why_no_gpu()); print(*machine.gpus())",
+        LD_LIBRARY_PATH=driver,
+        FAKE_CUDA=cuda,
+        FAKE_GPUS=count,
+    )
+
+    assert said in result.stdout, result.stderr
+    assert ("Fake GPU (sm_90)" in result.stdout) == (count == 1)
+
+
+@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
+def test_auto_takes_what_the_gpu_machine_has(driver):
+    result = child(
+        "from engines.request import best_backend; print(*best_backend(), *best_backend('cpu'))",
+        LD_LIBRARY_PATH=driver,
+        FAKE_CUDA=99000,
+        FAKE_GPUS=1,
+    )
+
+    gpu = "tensorrt" if tensorrt.why_not_installed() is None else "aot_inductor"
+    assert f"{gpu} cuda openvino cpu" == result.stdout.strip(), result.stderr
+
+
+def test_too_little_gpu_memory_says_the_need_and_the_batch_that_fits():
+    needs = memory.measure(Deployed(make_network(SPEC), SPEC), torch.zeros((1, 64, 64, 3), dtype=torch.uint8))
+    room = memory.RUNTIME_BYTES + needs["weights"] + 5 * needs["per_picture"]
+
+    memory.check(needs, 5, room, "landmarks")
+    with pytest.raises(MienError, match=r"needs about \d+ MiB.*a batch of 5 would fit.*--max-batch 5"):
+        memory.check(needs, 32, room, "landmarks")
+    with pytest.raises(MienError, match="not even one picture fits"):
+        memory.check(needs, 1, memory.RUNTIME_BYTES, "landmarks")
+
+
+def test_batches_are_run_at_few_sizes_each_captured_once():
+    captured = []
+
+    def capture(run, example):
+        captured.append(len(example))
+        static = example.clone()
+
+        def replay(images):
+            static[: len(images)] = images
+            return run(static)
+
+        return replay
+
+    run = Bucketed(lambda images: [images * 2], 12, capture)
+    for count in (1, 3, 4, 5, 9, 12, 2):
+        images = torch.arange(count, dtype=torch.int64)[:, None]
+        assert torch.equal(images * 2, run(images)[0])
+
+    assert [1, 4, 8, 12, 2] == captured
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from engines.build import build_engine
+from engines.runtime import resolve
+request = resolve("landmarks", "openvino", None, Path(sys.argv[1]), Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(build_engine(request, force=False).built_at, flush=True)
+"""
+
+
+def builder(weights, cache):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, weights, cache],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert "ready\n" == process.stdout.readline()
+    return process
+
+
+def test_two_builders_at_once_build_one_engine_and_leave_the_cache_whole(weights, tmp_path):
+    both = [builder(weights, tmp_path) for _ in range(2)]
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+    built_at = {process.communicate(timeout=500)[0] for process in both}
+
+    assert [0, 0] == [process.returncode for process in both]
+    assert 1 == len(built_at)
+    request = resolve("landmarks", "openvino", None, weights, tmp_path)
+    assert why_unusable(request) is None
+    assert [request.folder.name] == [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_builder_killed_in_mid_build_does_not_hinder_the_next_start(weights, tmp_path):
+    process = builder(weights, tmp_path)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    request = resolve("landmarks", "openvino", None, weights, tmp_path)
+    while not (left := list(tmp_path.glob(f".{request.folder.name}-*"))):
+        assert process.poll() is None, "it ended before it was killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    assert left[0].is_dir()
+    assert "not built yet" == why_unusable(request)
+    load_engine("landmarks", backend="openvino", weights=weights, cache=tmp_path)
+    assert why_unusable(request) is None
+    assert [] == list(tmp_path.glob(f".{request.folder.name}-*"))
+
+
+def test_a_disk_that_is_full_in_mid_build_is_an_error_in_words_and_leaves_nothing(weights, tmp_path):
+    result = child(
+        "import resource, sys; from pathlib import Path\n"
+        "from engines.build import build_engine; from engines.runtime import resolve\n"
+        "from engines.errors import MienError\n"
+        f"request = resolve('landmarks', 'openvino', None, Path({str(weights)!r}), Path({str(tmp_path)!r}))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+        "try: build_engine(request)\n"
+        "except MienError as error: print(error)"
+    )
+
+    assert "cannot write the engine" in result.stdout, result.stderr
+    assert "make room, or set engines.cache_dir" in result.stdout
+    assert [] == [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_in_words(weights, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(MienError, match=r"cannot keep engines there.*set engines.cache_dir"):
+        load_engine("landmarks", backend="openvino", weights=weights, cache=tmp_path / "file" / "cache")
+
+
+def test_an_engine_for_smaller_batches_is_built_anew(weights, shared_cache):
+    load_engine("landmarks", backend="openvino", weights=weights, cache=shared_cache)
+    request = resolve("landmarks", "openvino", None, weights, shared_cache)
+    assert why_unusable(replace(request, max_batch=64)) is None  # OpenVINO takes any
+
+    manifest = EngineManifest.load(request.folder)
+    assert 32 == manifest.max_batch
+
+
+def test_with_engines_built_neither_torch_nor_torchvision_is_imported(weights, shared_cache):
+    load_engine("landmarks", backend="openvino", weights=weights, cache=shared_cache)
+
+    result = child(
+        "import json, sys; from pathlib import Path; import numpy as np\n"
+        "from engines.runtime import load_engine; import engines.stages\n"
+        f"engine = load_engine('landmarks', weights=Path({str(weights)!r}), cache=Path({str(shared_cache)!r}), "
+        "backend='openvino', rebuild='never')\n"
+        "engine(np.zeros((1, 64, 64, 3), np.uint8))\n"
+        "print(json.dumps([name for name in ('torch', 'torchvision', 'nncf') if name in sys.modules]))"
+    )
+
+    assert [] == json.loads(result.stdout or "null"), result.stderr

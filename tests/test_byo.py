@@ -1,0 +1,183 @@
+"""A user's own ONNX models in a stage's place: beside OpenCV's detector and ONNX Runtime; what does not fit."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from engines.errors import MienError, UsageError
+from engines.manifest import EngineManifest
+from engines.onnx_spec import OnnxSpec
+from engines.runtime import cached, load_engine, resolve, why_unusable
+from engines.stages import detect, embed
+
+ROOT = Path(__file__).parents[1]
+TEACHERS = ROOT.parent / "shared" / "teachers"
+needs_models = pytest.mark.skipif(
+    not TEACHERS.is_dir(), reason="the ONNX models are not beside this checkout"
+)
+YUNET = {
+    "onnx": str(TEACHERS / "yunet_n_dynamic.onnx"),
+    "task": "detector",
+    "decoding": "yunet",
+    "threshold": 0.6,
+}
+EMBEDDER = {
+    "onnx": str(TEACHERS / "mobilefacenet_192.onnx"),
+    "task": "embedder",
+    "decoding": "embedding",
+    "layout": "NHWC",
+    "colour": "RGB",
+    "mean": 127.5,
+    "std": 128,
+    "batch": 2,
+    "input_size": [112, 112],
+    "threshold": 0.4,
+}
+PORTRAITS = ("eileen_collins.jpg", "grace_hopper.jpg")
+
+
+def write(folder, content, **changes):
+    path = folder / "mine.json"
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def crops(n):
+    return np.random.default_rng(3).integers(0, 256, (n, 112, 112, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@needs_models
+def test_yunet_finds_what_opencv_finds_with_it(tmp_path, cache):
+    engine = load_engine(
+        "detector", backend="openvino", size=(640, 640), cache=cache, onnx=write(tmp_path, YUNET)
+    )
+    theirs = cv2.FaceDetectorYN.create(YUNET["onnx"], "", (512, 512), 0.6, 0.4)
+
+    for name in PORTRAITS:
+        image = cv2.imread(str(ROOT / "samples" / name))
+        theirs.setInputSize(image.shape[1::-1])
+        rows = theirs.detect(image)[1]
+        found = detect(engine, [image])[0]
+        assert len(rows) == len(found) == 1
+        box = np.concatenate((rows[0, :2], rows[0, :2] + rows[0, 2:4]))
+        np.testing.assert_allclose(box, found.boxes_xyxy[0], atol=2.0)
+        assert rows[0, -1] == pytest.approx(found.scores[0], abs=0.02)
+
+
+@needs_models
+def test_an_embedder_of_a_batch_of_two_gives_one_row_a_face_as_onnx_runtime_does(tmp_path, cache):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    engine = load_engine("embedder", backend="openvino", cache=cache, onnx=write(tmp_path, EMBEDDER))
+    session = onnxruntime.InferenceSession(EMBEDDER["onnx"], providers=["CPUExecutionProvider"])
+    images = crops(3)
+    fed = (np.concatenate((images, images[2:]))[..., ::-1].astype(np.float32) - 127.5) / 128
+    rows = np.concatenate([session.run(None, {"input": fed[i : i + 2]})[0] for i in (0, 2)])[:3]
+
+    embeddings = embed(engine, images)
+
+    np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), embeddings, atol=1e-4)
+    assert 0.4 == engine.spec.threshold
+
+
+@needs_models
+def test_a_built_model_is_taken_from_the_cache_until_its_spec_changes(tmp_path):
+    cache = tmp_path / "cache"
+    path = write(tmp_path, EMBEDDER)
+    load_engine("embedder", backend="openvino", cache=cache, onnx=path)
+    request = resolve("embedder", "openvino", cache=cache, onnx=path)
+
+    assert why_unusable(request) is None
+    assert str(path) in [str(each.checkpoint) for each in cached(cache)]
+    assert EngineManifest.load(request.folder).parity["embedding"] < 1e-3
+    write(tmp_path, EMBEDDER, threshold=0.5)
+    assert "the spec has changed" == why_unusable(request)
+
+
+@needs_models
+@pytest.mark.parametrize(
+    ("content", "changes", "words"),
+    [
+        (EMBEDDER, {"batch": 1}, r"its input is \[2,112,112,3\].*correct the spec"),
+        (EMBEDDER, {"batch": None}, r"its input is \[2,112,112,3\].*correct the spec"),
+        (EMBEDDER, {"layout": "NCHW"}, "correct the spec"),
+        (EMBEDDER, {"input_size": [96, 96]}, "correct the spec"),
+        (EMBEDDER, {"outputs": ["rows"]}, "has no output 'rows'.*it has embeddings"),
+        (YUNET, {"decoding": "scrfd", "input_size": [64, 64]}, "correct|not what decoding"),
+        (
+            EMBEDDER,
+            {"task": "detector", "decoding": "yunet", "input_size": None, "batch": 2},
+            "correct|no output",
+        ),
+    ],
+)
+def test_a_file_whose_shapes_do_not_fit_its_spec_is_refused_in_words(tmp_path, content, changes, words):
+    path = write(tmp_path, content, **changes)
+    task = changes.get("task", content["task"])
+
+    with pytest.raises(MienError, match=words):
+        load_engine(task, backend="openvino", size=None, cache=tmp_path / "cache", onnx=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decoding": "magic"}, "decoding 'magic' is not one of yunet, scrfd"),
+        ({"colour": "CMYK"}, "colour 'CMYK' is not one of BGR, RGB"),
+        ({"treshold": 0.5}, "unknown key 'treshold'; did you mean 'threshold'"),
+        ({"std": 0}, "std above 0"),
+        ({"input_size": [100, 100]}, "multiples of 32"),
+        ({"onnx": "nothing.onnx"}, "which is not there"),
+        ({"mean": "grey"}, "could not convert"),
+    ],
+)
+def test_a_spec_that_is_wrong_says_where(tmp_path, changes, words):
+    (tmp_path / "some.onnx").write_bytes(b"")
+    path = write(tmp_path, YUNET | {"onnx": "some.onnx"}, **changes)
+
+    with pytest.raises(MienError, match=words):
+        OnnxSpec.load(path)
+
+
+def test_what_is_no_onnx_file_is_refused_in_words(tmp_path):
+    (tmp_path / "some.onnx").write_bytes(b"not a model")
+    path = write(tmp_path, YUNET, onnx="some.onnx")
+
+    with pytest.raises(MienError, match="not an ONNX file that OpenVINO reads"):
+        load_engine("detector", backend="openvino", cache=tmp_path / "cache", onnx=path)
+
+
+@pytest.mark.parametrize("backend", ["aot_inductor", "eager"])
+def test_other_backends_refuse_it_in_words(tmp_path, backend):
+    (tmp_path / "some.onnx").write_bytes(b"")
+    path = write(tmp_path, YUNET, onnx="some.onnx")
+
+    with pytest.raises(UsageError, match=f"runs on openvino and on tensorrt, not on {backend}"):
+        load_engine("detector", backend=backend, onnx=path)
+    with pytest.raises(UsageError, match="a spec for a detector, not for the embedder"):
+        load_engine("embedder", backend="openvino", onnx=path)
+
+
+def test_scrfd_boxes_lie_where_its_locations_and_distances_say(tmp_path):
+    (tmp_path / "some.onnx").write_bytes(b"")
+    spec = OnnxSpec.load(write(tmp_path, YUNET, onnx="some.onnx", decoding="scrfd"))
+    counts = (64, 16, 4)
+    scores = [np.zeros((1, 2 * count, 1), np.float32) for count in counts]
+    sides = [np.ones((1, 2 * count, 4), np.float32) for count in counts]
+    scores[0][0, 2 * 9 + 1] = 0.9  # second anchor of location 9 of stride 8: corner (8, 8)
+    sides[0][0, 2 * 9 + 1] = 0.5, 0.75, 3, 2  # box 4, 2, 32, 24
+
+    decoded = spec.decode([*scores, *sides], (64, 64))
+
+    centre = np.array([12, 12])
+    left_top = centre - decoded["sides"][0, 9, :2] * 8
+    right_bottom = centre + decoded["sides"][0, 9, 2:] * 8
+    assert [4, 2, 32, 24] == [*left_top, *right_bottom]
+    assert 9 == decoded["scores"][0].argmax()

@@ -1,0 +1,488 @@
+"""The road from a public face set to a closed-set table: select, crop, look, align, train; and bad data on it."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from torch import nn
+from typer.testing import CliRunner
+
+from daemon.cli import app
+from engines.errors import MienError, UsageError
+from engines.geometry import TEMPLATE, alignment_matrix, transform_points
+from engines.runtime import WEIGHTS
+from tests.face_sets import PORTRAITS, SAMPLES, face, write_mtfl, write_zip
+from trainers.closed_set import ClosedSetConfig, ClosedSetNetwork, imprint, train_closed_set
+from trainers.closed_set_faces import Faces, load_closed_set
+from trainers.closed_set_report import accuracy_figures, predict, table_text
+from trainers.crops import align_crops, crop_selected
+from trainers.face_rows import FaceRecord, read_records, write_records
+from trainers.faces import box_from_landmarks
+from trainers.landmarks import LandmarksConfig, load_samples
+from trainers.layouts import open_faces, table
+from trainers.look import look
+from trainers.subset import Criteria, select, sharpness, yaw
+
+PERSONS, IMAGES = 3, 6
+SIZE = 160
+METHODS = ["eyes", "eyes_nose", "similarity"]
+
+
+def write_celeba(root: Path, aligned: bool = False) -> Path:
+    """A tiny CelebA in its public layout: persons 1 to 3, six photographs each."""
+    rng = np.random.default_rng(281)
+    stem, folder = ("_align", "img_align_celeba") if aligned else ("", "img_celeba")
+    (root / folder).mkdir(parents=True)
+    identity, boxes, landmarks = [], [], []
+    for i in range(PERSONS * IMAGES):
+        name = f"{i + 1:06d}.jpg"
+        picture, points = face(rng, SIZE, 30, 0.42)
+        cv2.imwrite(str(root / folder / name), picture)
+        x1, y1, x2, y2 = box_from_landmarks(points).round().astype(int)
+        identity.append(f"{name} {i % PERSONS + 1}")
+        boxes.append(f"{name} {x1:6d} {y1:6d} {x2 - x1:6d} {y2 - y1:6d}")
+        landmarks.append(f"{name} " + " ".join(f"{v:4d}" for v in points.round().astype(int).reshape(-1)))
+    names = [f"{p}_{a}" for p in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for a in "xy"]
+    write_list(root / "identity_CelebA.txt", identity)
+    write_list(root / "list_bbox_celeba.txt", [len(boxes), "image_id x_1 y_1 width height", *boxes])
+    write_list(root / f"list_landmarks{stem}_celeba.txt", [len(landmarks), " ".join(names), *landmarks])
+    return root
+
+
+def write_list(path: Path, lines: list) -> None:
+    path.write_text("\n".join(map(str, lines)) + "\n", encoding="utf-8")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def mien(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, MienError):
+        raise result.exception
+    assert 0 == result.exit_code, result.output
+    return result.output
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    return write_celeba(tmp_path / "celeba")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """Selected, cropped and aligned by the commands; one of the selected photographs turns bad on the way."""
+    root = tmp_path_factory.mktemp("road")
+    data = write_celeba(root / "celeba")
+    mien("faces", "select", data, root / "faces")
+    (data / "img_celeba" / "000001.jpg").write_bytes(b"not a picture")
+    said = mien("faces", "crop", data, root / "faces")
+    mien("faces", "align", root / "faces")
+    return root / "faces", said
+
+
+def test_the_whole_road_leads_from_celeba_to_a_table_of_both_losses(road, tmp_path):
+    folder, _ = road
+    settings = [
+        f"faces={folder}",
+        f"run={tmp_path}",
+        "network=face_resnet",
+        "fit.epochs=1",
+        "fit.steps_per_epoch=2",
+        "fit.batch_size=4",
+        "fit.threads=1",
+        "embedding_size=16",
+    ]
+
+    said = mien("train", "closed_set", *settings, "alignment=eyes,similarity")
+
+    text = (tmp_path / "table.md").read_text()
+    assert "table.md" in said
+    assert ["2 points", "5 points"] == [line.split(" | ")[4][:8] for line in text.splitlines()[2:4]]
+    assert "not run" not in text and "from scratch" in text
+    for loss in ("ce", "arcface"):
+        report = rows_of(tmp_path / f"face_resnet-scratch-eyes-{loss}" / f"val_report_{loss}.csv")
+        assert {r["file"] for r in rows_of(folder / "val.csv")} >= {r["file"] for r in report}
+        assert all((row["rank_of_person"] == "1") == (row["correct"] == "1") for row in report)
+        assert all(0 <= float(row["probability"]) <= 1 for row in report)
+
+    again = mien("train", "closed_set", *settings, "alignment=eyes")
+    assert 2 == again.count("done before")
+
+    with pytest.raises(MienError, match=r"was begun with another scale.*set another run="):
+        mien("train", "closed_set", *settings, "alignment=eyes", "loss=arcface", "scale=30")
+
+
+def test_one_bad_image_does_not_stop_the_crops_and_stands_in_the_report(road):
+    folder, said = road
+    cropped = read_records(folder / "crops" / "cropped_landmarks.csv")
+
+    assert [{"file": "000001.jpg", "reason": "000001.jpg: not an image that OpenCV can read"}] == rows_of(
+        folder / "crops" / "report.csv"
+    )
+    assert PERSONS * IMAGES - 1 == len(cropped)
+    assert "000001.jpg" in said and "report.csv" in said
+    for record in cropped:
+        assert (folder / "crops" / record.file).parent.name == record.person
+
+
+def test_training_leaves_out_the_image_that_could_not_be_cropped_and_says_so(road, capsys):
+    folder, _ = road
+
+    faces = load_closed_set(folder, "similarity")
+
+    assert PERSONS * IMAGES - 1 == len(faces.train.records) + len(faces.val.records)
+    assert "1 of 18 images are left out: 000001.jpg (missing)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "fixed"), [("eyes", 2), ("eyes_nose", 3), ("similarity", 0)])
+def test_landmarks_lie_on_the_template_after_alignment(road, method, fixed):
+    folder, _ = road
+    records = read_records(folder / "aligned" / method / "aligned_landmarks.csv")
+
+    distance = np.stack([record.points - 16 - TEMPLATE for record in records])  # 16 px of room
+    if fixed:
+        assert 0.02 > np.abs(distance[:, :fixed]).max()
+    else:
+        assert 0.02 > np.abs(distance.mean(1)).max()
+    image = cv2.imread(str(folder / "aligned" / method / records[0].file))
+    assert (144, 144, 3) == image.shape
+
+
+def test_landmarks_of_a_crop_lie_where_they_lay_in_the_photograph(road):
+    folder, _ = road
+    before = {r.file: r for r in read_records(folder / "selected.csv")}
+
+    for record in read_records(folder / "crops" / "cropped_landmarks.csv"):
+        was = before[Path(record.file).stem + ".jpg"]
+        moved = transform_points(was.points, alignment_matrix(was.points))
+        assert moved == pytest.approx(
+            transform_points(record.points, alignment_matrix(record.points)), abs=0.1
+        )
+
+
+def test_selection_counts_persons_images_and_splits_each_person(celeba, tmp_path):
+    select(celeba, tmp_path / "f", Criteria(persons=2, images=5, min_images=2))
+
+    train, val = (rows_of(tmp_path / "f" / f"{split}.csv") for split in ("train", "val"))
+    assert (8, 2) == (len(train), len(val))
+    assert {"1", "2"} == {r["person"] for r in train} == {r["person"] for r in val}
+    assert not {r["file"] for r in train} & {r["file"] for r in val}
+    about = json.loads((tmp_path / "f" / "selection.json").read_text())
+    assert (2, 10, 281) == (about["persons"], about["images"], about["criteria"]["seed"])
+
+
+def test_the_most_photographed_persons_come_first_up_to_a_total(tmp_path):
+    rng = np.random.default_rng(1)
+    pictures, rows = {}, []
+    for i in range(12):
+        name = f"{i:03d}.webp"
+        pictures[name], points = face(rng, 128, 25, 0.45)
+        row = dict(
+            zip([f"{p}{a}" for p in ("le", "re", "n", "lm", "rm") for a in "xy"], points.ravel(), strict=True)
+        )
+        rows.append({"file": name, "identity": 7 if i < 7 else 8, "detector_score": 0.9, **row})
+    write_zip(tmp_path / "celeba_faces.zip", pictures, rows)
+
+    selection = select(tmp_path / "celeba_faces.zip", tmp_path / "f", Criteria(total=10, min_images=2))
+
+    assert ["7"] * 7 + ["8"] * 3 == [record.person for record in selection.kept]
+
+    write_records(tmp_path / "seven.csv", [FaceRecord("000.webp", "7")])
+    others = select(
+        tmp_path / "celeba_faces.zip",
+        tmp_path / "g",
+        Criteria(min_images=2, without=str(tmp_path / "seven.csv")),
+    )
+    assert {"8"} == {record.person for record in others.kept}
+
+
+def test_each_quality_criterion_refuses_with_its_name(celeba, tmp_path):
+    blurred = cv2.GaussianBlur(cv2.imread(str(celeba / "img_celeba" / "000002.jpg")), (0, 0), 6)
+    cv2.imwrite(str(celeba / "img_celeba" / "000002.jpg"), blurred)
+    lines = (celeba / "list_landmarks_celeba.txt").read_text().splitlines()
+    lines[2 + 3] = "000004.jpg 60 67 100 67 99 80 65 100 97 100"  # the nose below the right eye
+    lines[2 + 6] = "000007.jpg 70 70 80 70 75 76 71 82 79 82"  # eyes 10 px apart
+    write_list(celeba / "list_landmarks_celeba.txt", lines)
+
+    selection = select(
+        celeba,
+        tmp_path / "f",
+        Criteria(min_sharpness=0.12, max_yaw=0.8, min_interocular=20, min_images=2),
+    )
+
+    assert {("000002.jpg", "blurred"), ("000004.jpg", "averted"), ("000007.jpg", "too small")} == {
+        (file, reason) for file, _, reason in selection.rejected
+    }
+    assert 3 == len(rows_of(tmp_path / "f" / "rejected.csv"))
+
+
+def test_a_folder_for_each_person_needs_no_labels(tmp_path):
+    for name in PORTRAITS:
+        for k in range(2):
+            path = tmp_path / "photos" / name.removesuffix(".jpg") / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), cv2.imread(str(SAMPLES / name)))
+    (tmp_path / "photos" / "grace_hopper" / "wall.png").write_bytes(
+        cv2.imencode(".png", np.full((200, 200, 3), 128, np.uint8))[1].tobytes()
+    )
+
+    selection = select(tmp_path / "photos", tmp_path / "f", Criteria(min_images=2, min_score=0.3), "eager")
+
+    assert [("grace_hopper/wall.png", "grace_hopper", "no face found")] == selection.rejected
+    assert {"grace_hopper", "eileen_collins"} == {record.person for record in selection.kept}
+    for record in selection.kept:
+        truth = np.array(PORTRAITS[f"{record.person}.jpg"])
+        eyes = np.hypot(*(truth[1] - truth[0]))
+        assert 0.5 * eyes > np.abs(record.points - truth).max()
+    assert 4 == crop_selected(tmp_path / "photos", tmp_path / "f").count
+    assert 4 == align_crops(tmp_path / "f", ["eyes"], room=0)["eyes"].count
+    faces = load_closed_set(tmp_path / "f", "eyes")
+    assert (144, 144, 3) == faces.train.stored(0).shape
+
+
+def test_too_few_images_of_a_person_are_told_by_name(celeba, tmp_path):
+    with pytest.raises(MienError, match=r"0 persons have 7 images that pass.*1 has 6, 2 has 6, 3 has 6"):
+        select(celeba, tmp_path / "f", Criteria(images=7))
+    with pytest.raises(MienError, match=r"3 persons have 5 images that pass, 9 are asked for"):
+        select(celeba, tmp_path / "f", Criteria(persons=9))
+
+
+def test_rows_and_images_that_do_not_fit_together_are_named(celeba):
+    (celeba / "img_celeba" / "000003.jpg").unlink()
+    cv2.imwrite(str(celeba / "img_celeba" / "extra.jpg"), np.zeros((9, 9, 3), np.uint8))
+    identity = (celeba / "identity_CelebA.txt").read_text().splitlines()
+    write_list(celeba / "identity_CelebA.txt", identity[:-1])
+
+    with open_faces(celeba) as source:
+        problems = dict(source.problems)
+        count = len(source.records)
+
+    assert PERSONS * IMAGES - 2 == count
+    assert "a landmark row, there is no such image" == problems["000003.jpg"]
+    assert "no row in identity_CelebA" == problems["000018.jpg"]
+    assert "an image without a row in list_landmarks_celeba" == problems["extra.jpg"]
+
+
+def test_an_unreadable_image_is_refused_at_selection(celeba, tmp_path):
+    (celeba / "img_celeba" / "000005.jpg").write_bytes(b"")
+
+    said = mien("faces", "select", celeba, tmp_path / "f")
+
+    assert "left out, unreadable: 1 (000005.jpg)" in said
+    assert "000005.jpg" not in (tmp_path / "f" / "selected.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("list_bbox_celeba.txt", r"list_bbox_celeba\.txt: missing"),
+        ("identity_CelebA.txt", r"names no persons; CelebA's stand in identity_CelebA\.txt"),
+    ],
+)
+def test_a_list_that_is_missing_is_named(celeba, tmp_path, gone, words):
+    (celeba / gone).unlink()
+
+    with pytest.raises(MienError, match=words):
+        select(celeba, tmp_path / "f", Criteria())
+
+
+def test_a_folder_of_another_kind_is_told_what_is_known(tmp_path):
+    with pytest.raises(MienError, match="no face set that is known"), open_faces(tmp_path):
+        pass
+    with pytest.raises(MienError, match="there is nothing there"), open_faces(tmp_path / "none"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("b.jpg 1 2 3", "line 3: 3 values"), ("b.jpg 1 2 3 x", "line 3.*word")]
+)
+def test_a_broken_line_of_a_list_is_named_by_its_number(tmp_path, line, words):
+    write_list(tmp_path / "list.txt", [1, "image_id x y w h", line])
+
+    with pytest.raises(MienError, match=words):
+        table(tmp_path / "list.txt", 4)
+
+
+def test_lists_are_read_with_commas_too(tmp_path):
+    write_list(tmp_path / "list.csv", ["image_id,x_1,y_1,width,height", "a.jpg,1,2,3,4"])
+
+    assert {"a.jpg": [1, 2, 3, 4]} == table(tmp_path / "list.csv", 4)
+
+
+def test_aligned_celeba_is_read_with_its_own_landmarks(tmp_path):
+    with open_faces(write_celeba(tmp_path / "c", aligned=True)) as source:
+        assert PERSONS * IMAGES == len(source.records)
+        assert 0.01 > np.abs(source.records[0].box_xyxy - box_from_landmarks(source.records[0].points)).max()
+
+
+def write_landmark_lists(root: Path, kind: str) -> list[np.ndarray]:
+    """Eight faces as MTCNN's or MTFL's lists name them, with their backslashes; returns the points."""
+    rng, all_points = np.random.default_rng(7), []
+    (root / "net_7876").mkdir(parents=True)
+    lines = []
+    for i in range(8):
+        picture, points = face(rng, SIZE, 30, 0.42)
+        cv2.imwrite(str(root / "net_7876" / f"{i}.jpg"), picture)
+        x1, y1, x2, y2 = box_from_landmarks(points).astype(int)
+        numbers = {
+            "mtcnn": [x1, x2, y1, y2, *points.reshape(-1)],
+            "mtfl": [*points.T.reshape(-1), 1, 2, 2, 3],
+        }[kind]
+        lines.append(rf" net_7876\{i}.jpg " + " ".join(f"{v:g}" for v in numbers))
+        all_points.append(points)
+    train, val = {"mtcnn": ("trainImageList", "testImageList"), "mtfl": ("training", "testing")}[kind]
+    write_list(root / f"{train}.txt", lines[:6])
+    write_list(root / f"{val}.txt", lines[6:])
+    return all_points
+
+
+@pytest.mark.parametrize("kind", ["mtcnn", "mtfl"])
+def test_the_landmark_recipe_reads_the_published_lists(tmp_path, kind, capsys):
+    truth = write_landmark_lists(tmp_path, kind)
+    (tmp_path / "net_7876" / "0.jpg").unlink()
+    (tmp_path / "net_7876" / "1.jpg").write_bytes(b"?")
+
+    train, val = (load_samples(LandmarksConfig(data=str(tmp_path)), split) for split in ("train", "val"))
+
+    assert (4, 2) == (len(train.images), len(val.images))
+    said = capsys.readouterr().out
+    assert "net_7876/0.jpg" in said and "net_7876/1.jpg (unreadable)" in said
+    for points, was in zip(train.points, truth[2:6], strict=True):  # the crop only scales and shifts
+        assert transform_points(was, alignment_matrix(was)) == pytest.approx(
+            transform_points(points, alignment_matrix(points)), abs=0.2
+        )
+    image, heatmaps = train.sample(np.random.default_rng(0))
+    assert ((128, 128, 3), (5, 32, 32)) == (image.shape, heatmaps.shape)
+
+
+def test_the_landmark_recipe_reads_celeba_and_holds_every_tenth_out(celeba):
+    config = LandmarksConfig(data=str(celeba))
+
+    assert (16, 2) == tuple(len(load_samples(config, split).images) for split in ("train", "val"))
+
+
+def test_a_look_shows_landmarks_where_they_are_and_what_the_network_finds(tmp_path):
+    write_mtfl(tmp_path, np.random.default_rng(3), n=5)
+
+    shown, bad = look(tmp_path / "mtfl.zip", tmp_path / "look.png", count=2, predict=True, backend="eager")
+
+    picture = cv2.imread(str(tmp_path / "look.png"))
+    assert (2, []) == (shown, bad)
+    assert (2 * (192 + 22 + 6) + 6, 4 * 192 + 12, 3) == picture.shape
+    labelled, found = picture[6:198, 198:390], picture[6:198, 582:774]
+    for colour in (
+        (80, 220, 80),
+        (240, 110, 230),
+    ):  # an eye, a mouth corner: found near where they are labelled
+        places = [np.argmin(np.abs(part.astype(int) - colour).sum(2)) for part in (labelled, found)]
+        near = np.hypot(*np.subtract(*(np.unravel_index(p, (192, 192)) for p in places)))
+        assert 25 > near
+
+
+def test_a_look_passes_over_a_bad_image_and_refuses_a_name_without_a_format(celeba, tmp_path):
+    (celeba / "img_celeba" / "000001.jpg").write_bytes(b"?")
+
+    shown, bad = look(celeba, tmp_path / "look.png", count=18)
+
+    assert (17, ["000001.jpg: not an image that OpenCV can read"]) == (shown, bad)
+    with pytest.raises(MienError, match=r"ends in \.png"):
+        look(celeba, tmp_path / "look", count=1)
+
+
+def test_crops_are_refused_from_a_set_that_holds_none_of_them(celeba, tmp_path):
+    select(celeba, tmp_path / "f", Criteria())
+    write_landmark_lists(tmp_path / "other", "mtcnn")
+
+    with pytest.raises(MienError, match=r"holds none of the 18 files"):
+        crop_selected(tmp_path / "other", tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("loss=cosine", "loss=cosine: give one or more of ce, arcface"),
+        ("alignment=ears", "alignment=ears"),
+        ("network=vgg", "network=vgg: is none of resnet18"),
+    ],
+)
+def test_a_wrong_option_of_closed_set_is_refused(setting, words):
+    with pytest.raises(UsageError, match=words):
+        train_closed_set([setting])
+
+
+def test_training_before_aligning_says_what_to_run(tmp_path):
+    with pytest.raises(MienError, match=r"missing; make it: mien faces align .* --by similarity"):
+        train_closed_set([f"faces={tmp_path}"])
+
+
+def test_a_start_is_loaded_and_the_table_says_whom_it_has_seen(road, tmp_path):
+    folder, _ = road
+    short = ["fit.epochs=1", "fit.steps_per_epoch=1", "fit.batch_size=4", "fit.threads=1"]
+    common = [f"faces={folder}", "loss=ce", *short]
+    train_closed_set([*common, f"run={tmp_path / 'a'}", "network=resnet18", "embedding_size=8"])
+    first = tmp_path / "a" / "resnet18-scratch-similarity-ce"
+
+    own = train_closed_set(
+        [*common, f"run={tmp_path / 'b'}", "network=resnet18", "embedding_size=8", f"start={first}"]
+    )
+    shipped = train_closed_set(
+        [*common, f"run={tmp_path / 'c'}", "network=face_resnet", f"start={WEIGHTS / 'embedder'}"]
+    )
+
+    assert "3 of these persons seen before" in own.read_text()
+    assert "embedder: whom it has seen is not recorded" in shipped.read_text()
+    with pytest.raises(MienError, match="does not fit this network"):
+        train_closed_set(
+            [*common, f"run={tmp_path / 'd'}", "network=resnet18", "embedding_size=9", f"start={first}"]
+        )
+
+
+@pytest.mark.parametrize("loss", ["ce", "arcface"])
+def test_a_head_that_starts_from_mean_embeddings_knows_its_persons(loss):
+    colours = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]] * 2, np.uint8)
+    encoded = [
+        cv2.imencode(".png", np.full((144, 144, 3), colour, np.uint8))[1].tobytes() for colour in colours
+    ]
+    records = tuple(FaceRecord(f"{i}.png", str(i % 3)) for i in range(6))
+    faces = Faces(records, tuple(encoded), np.arange(6) % 3)
+    backbone = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = ClosedSetNetwork(backbone, 3, 3, ClosedSetConfig(loss=loss))
+
+    imprint(network, faces)
+
+    assert network.training
+    probability = predict(network, faces)
+    assert [0, 1, 2, 0, 1, 2] == probability.argmax(1).tolist()
+    assert 0.9 < probability.max(1).min()
+
+
+def test_accuracy_ranks_and_table_by_hand():
+    scores = np.array([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.4, 0.4, 0.2]], np.float32)
+
+    figures = accuracy_figures(scores, np.array([0, 1, 0]))
+
+    assert (1 / 3, 1.0) == pytest.approx((figures["accuracy"], figures["top_5"]))
+    result = {
+        "network": "resnet18", "start": "from scratch", "persons": 3, "train_images": 9, "val_images": 3,
+        "loss": "arcface", "scale": 45.0, "margin": 0.1, "samples": 1000, **figures,
+    }  # fmt: skip
+    text = table_text([{**result, "alignment": method} for method in METHODS])
+    assert ["2 points", "3 points", "5 points"] == [
+        words for line in text.splitlines() for words in ("2 points", "3 points", "5 points") if words in line
+    ]
+    assert 3 == text.count("| not run | **33.3%**") and "s=45, m=0.1" in text
+
+
+def test_blur_and_yaw_fall_and_rise_as_they_should():
+    rng = np.random.default_rng(0)
+    crop, points = face(rng, 112, 35, 0.46)
+
+    assert 0.6 * sharpness(crop) > sharpness(cv2.GaussianBlur(crop, (0, 0), 3))
+    turned = points + np.array([[0, 0], [0, 0], [12, 0], [0, 0], [0, 0]], np.float32)
+    assert yaw(points) < yaw(turned) < 1.2

@@ -1,0 +1,93 @@
+"""TensorRT: every shipped network becomes one engine, whole, in both precisions; no GPU is needed to see that.
+
+Needs torch-tensorrt-rtx, in .venv-rtx (see .ci/run) or named by MIEN_RTX_PYTHON. Where a GPU is, and the running
+interpreter has Torch-TensorRT, the engines are run, too.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.backends import tensorrt
+from engines.runtime import MODELS, load_engine
+
+ROOT = Path(__file__).parents[1]
+TEACHERS = ROOT.parent / "shared" / "teachers"
+RTX_PYTHON = Path(os.environ.get("MIEN_RTX_PYTHON", ROOT / ".venv-rtx" / "bin" / "python"))
+SPECS = {
+    "yunet_n_dynamic.onnx": {"task": "detector", "decoding": "yunet"},
+    "mobilefacenet_192.onnx": {
+        "task": "embedder",
+        "decoding": "embedding",
+        "layout": "NHWC",
+        "batch": 2,
+        "input_size": [112, 112],
+    },
+}
+needs_rtx = pytest.mark.skipif(not RTX_PYTHON.is_file(), reason="torch-tensorrt-rtx is not in .venv-rtx")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What tests.tensorrt_without_gpu says, one entry an engine."""
+    folder = tmp_path_factory.mktemp("specs")
+    specs = []
+    for name, content in SPECS.items():
+        if (TEACHERS / name).is_file():
+            specs.append(folder / f"{name}.json")
+            specs[-1].write_text(json.dumps({"onnx": str(TEACHERS / name), **content}))
+    words = [RTX_PYTHON, "-W", "ignore", "-m", "tests.tensorrt_without_gpu", *specs]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert 0 == result.returncode, result.stderr[-3000:]
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+@needs_rtx
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_a_network_converts_whole_into_one_engine(reports, model, precision, batch):
+    found = [
+        each
+        for each in reports
+        if (each.get("model"), each.get("precision"), each.get("batch")) == (model, precision, batch)
+    ]
+
+    assert 1 == len(found)
+    assert found[0]["bytes"] > 100_000
+    assert [] == found[0]["unconverted"]
+    assert 1 == found[0]["engines"]
+    assert found[0]["operators"] == found[0]["supported"] > 20
+
+
+@needs_rtx
+@pytest.mark.skipif(not TEACHERS.is_dir(), reason="the ONNX models are not beside this checkout")
+def test_a_users_onnx_models_become_engines_through_tensorrts_own_parser(reports):
+    built = {each["onnx"]: each["bytes"] for each in reports if "onnx" in each}
+
+    assert set(SPECS) == set(built)
+    assert min(built.values()) > 100_000
+
+
+@pytest.mark.skipif(
+    tensorrt.why_not("cuda", "f16") is not None, reason="no NVIDIA GPU with Torch-TensorRT here"
+)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_the_engine_runs_and_agrees_with_eager(tmp_path, model, precision):
+    eager = load_engine(model, backend="eager", device="cpu")
+    engine = load_engine(model, backend="tensorrt", precision=precision, cache=tmp_path)
+    again = load_engine(model, backend="tensorrt", precision=precision, cache=tmp_path, rebuild="never")
+    width, height = eager.input_size
+    images = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+
+    wanted, got = eager(images), engine(images)
+
+    for name, value in wanted.items():
+        assert np.abs(value - got[name]).max() <= 0.1 * np.abs(value).max()
+        np.testing.assert_array_equal(got[name], again(images)[name])

@@ -1,0 +1,247 @@
+"""The trainers as software: killed and resumed, in a budget, with groups, and with what is not installed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.errors import MienError, UsageError
+from tests.expression_sets import write_expression
+from trainers.budget import seconds_of
+from trainers.composition import expression_config
+from trainers.expression import ExpressionConfig
+from trainers.fit import FitOptions
+from trainers.provenance import git_revision
+from trainers.recipes import make_config, train_recipe
+from trainers.run_loggers import make_logger
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "model=cnn",
+    "training=testing_2_epochs",
+    "training.threads=1",
+    "training.precision=32-true",
+    "training.accelerator=cpu",
+    "training.steps_per_epoch=3",
+    "training.batch_size=4",
+    "training.epochs=4",
+]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("expression_sets")
+    write_expression(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(sets, tmp_path_factory):
+    """The folder of a run that nobody disturbed."""
+    run = tmp_path_factory.mktemp("whole")
+    train_recipe("expression", [*TINY, f"data={sets}", f"run={run}"])
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def start(settings: list[str]) -> subprocess.Popen:
+    code = f"from trainers.recipes import train_recipe; train_recipe('expression', {settings!r})"
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(sets, whole, tmp_path):
+    settings = [*TINY, f"data={sets}", f"run={tmp_path}"]
+    with start(settings) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                os.kill(process.pid, signal.SIGKILL)
+    assert -signal.SIGKILL == process.returncode
+    assert 4 > torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] + 1
+
+    train_recipe("expression", settings)
+
+    resumed, undisturbed = weights(tmp_path), weights(whole)
+    assert resumed.keys() == undisturbed.keys()
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
+
+
+def test_another_seed_gives_other_weights(sets, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.fit.SEED", 7)
+
+    train_recipe("expression", [*TINY, f"data={sets}", f"run={tmp_path}"])
+
+    assert not torch.equal(
+        weights(tmp_path)["network.head.0.weight"], weights(whole)["network.head.0.weight"]
+    )
+
+
+def test_a_finished_run_is_not_trained_again(sets, whole, capsys):
+    train_recipe("expression", [*TINY, f"data={sets}", f"run={whole}"])
+
+    assert "epoch" not in capsys.readouterr().out
+
+
+def test_a_run_of_another_network_is_not_taken_for_this_one(sets, whole):
+    with pytest.raises(
+        MienError, match=r"last.ckpt: holds a run of another network; choose another run=FOLDER"
+    ):
+        train_recipe(
+            "expression", [*TINY, "model=cnn_large", "training.epochs=9", f"data={sets}", f"run={whole}"]
+        )
+
+
+def test_the_card_says_where_the_model_comes_from(sets, whole):
+    card = (whole / "expression" / "card.md").read_text()
+
+    assert git_revision() in card
+    assert "ferplus.zip" in card and "seed 281" in card and "val_loss" in card
+    assert str(sets) not in card
+
+
+def test_training_ends_when_validation_gets_no_better(sets, tmp_path, capsys):
+    settings = [*TINY, f"data={sets}", f"run={tmp_path}", "training.learning_rate=0.0", "training.patience=1"]
+
+    train_recipe("expression", [*settings, "training.epochs=30"])
+    first = capsys.readouterr().out.count("epoch ")
+    train_recipe("expression", [*settings, "training.epochs=30"])
+
+    assert first < 10
+    assert 0 == capsys.readouterr().out.count("epoch ")
+
+
+def test_the_groups_without_a_choice_are_the_recipe_s_defaults():
+    assert expression_config([]) == ExpressionConfig()
+
+
+def test_groups_and_keys_are_composed():
+    config = expression_config(["model=resnet18", "training=fast", "training.accelerator=cpu", "run=a b,c=d"])
+
+    assert ("resnet18", "imagenet") == (config.model.kind, config.model.start)
+    assert (6, 64, "cpu") == (config.training.epochs, config.training.batch_size, config.fit.accelerator)
+    assert "a b,c=d" == config.run
+
+
+@pytest.mark.parametrize(
+    "model", ["cnn", "cnn_large", "resnet18", "efficientnet_b0", "vit_tiny", "face_trunk"]
+)
+@pytest.mark.parametrize("training", ["default", "fast", "testing_2_epochs"])
+def test_every_choice_of_the_groups_exists(model, training):
+    config = expression_config(
+        [f"model={model}", f"training={training}", "data=folders", "logging=tensorboard"]
+    )
+
+    assert (model, "folders", "tensorboard") == (config.model.kind, config.data.kind, config.fit.logger)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model=vgg", "model=cnn|cnn_large"),
+        ("training.epoch=3", "training.epoch"),
+        ("training.epochs=many", "is not of type int"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_what_there_is(setting, words):
+    with pytest.raises(UsageError) as caught:
+        expression_config([setting])
+
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_logger_of_the_command_gives_way_to_the_user_s():
+    assert "mlflow" == make_config("expression", [], "mlflow").fit.logger
+    assert "csv" == make_config("expression", ["logging=csv"], "mlflow").fit.logger
+    assert "csv" == make_config("landmarks", ["fit.logger=csv"], "mlflow").fit.logger
+
+
+def test_an_unknown_logger_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="csv, mlflow, tensorboard"):
+        make_logger("wandb", tmp_path)
+
+
+ABSENT = ("hydra", "omegaconf", "mlflow", "msgspec", "zmq", "structlog", "av", "prometheus_client")
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {absent!r} else super().find_spec(name, path, target)
+sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+sys.argv = ["mien", *{words!r}]
+from daemon.cli import main
+main()
+"""
+
+
+def test_training_needs_neither_hydra_nor_mlflow_nor_the_daemon_s_libraries(sets, tmp_path):
+    words = ["train", "expression", f"data={sets}", f"run={tmp_path}", "model.kind=cnn", "fit.epochs=1"]
+    words += ["fit.steps_per_epoch=1", "fit.batch_size=4", "fit.threads=1", "validated=5"]
+    code = WITHOUT.format(absent=ABSENT, words=words)
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert (tmp_path / "expression" / "weights.safetensors").is_file()
+
+
+def test_a_choice_of_a_group_without_hydra_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("trainers.composition.find_spec", lambda name: None)
+
+    with pytest.raises(UsageError, match="pip install hydra-core"):
+        expression_config(["model=cnn"])
+    assert "x" == expression_config(["run=x", "data.limit=3"]).run
+
+
+def test_a_second_call_of_train_all_goes_on_where_the_first_was_killed(tmp_path, monkeypatch):
+    from trainers import budget
+
+    calls = []
+
+    def train(recipe: str, settings: list[str]) -> Path:
+        calls.append(recipe)
+        if len(calls) == 3:
+            raise KeyboardInterrupt  # as a kill: nothing is caught
+        return tmp_path / recipe
+
+    monkeypatch.setattr(budget, "train_recipe", train)
+    with pytest.raises(KeyboardInterrupt):
+        budget.train_all([f"run={tmp_path}"], "60s", lambda _: None)
+    done = budget.train_all([f"run={tmp_path}"], "60s", lambda _: None)
+
+    assert calls.count(calls[2]) == 2
+    assert set(calls) == set(done) == set(json.loads((tmp_path / budget.STATE_FILE).read_text()))
+    assert len(calls) == len(done) + 1
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("1h30m", 5400), ("0.5m", 30)])
+def test_a_budget_is_written_with_its_unit(text, seconds):
+    assert seconds == seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["8", "m", "8x", "", "-8m"])
+def test_a_budget_without_a_unit_is_refused(text):
+    with pytest.raises(UsageError, match="write it as"):
+        seconds_of(text)
+
+
+def test_every_recipe_has_the_same_way_to_be_told_how_long():
+    assert all(
+        isinstance(make_config(name, ["fit.epochs=3"]).fit, FitOptions) for name in ("detector", "expression")
+    )
+    assert 3 == make_config("expression", ["fit.epochs=3"]).fit.epochs

@@ -1,0 +1,115 @@
+"""`mien train all --budget 8m`: every recipe within one time, each its share; a second call goes on."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from engines.errors import MienError, UsageError
+from trainers.recipes import CONFIGS, train_recipe
+
+# The detector and the embedder have the longest way to go; FER is learnt from the embedder's trunk.
+SHARES = {"landmarks": 1.5, "detector": 3.0, "recognition": 3.0, "attributes": 2.0, "expression": 2.0}
+STATE_FILE = "all.json"
+UNITS = {"s": 1, "m": 60, "h": 3600}
+PICTURES_A_SECOND = 60  # read and aligned on one core, of all sets together: a bound on what is loaded
+FOR_LOADING = 0.25  # of a recipe's share
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a recipe has had: seconds over all calls, and its checkpoint once it is done."""
+
+    seconds: float = 0.0
+    checkpoint: str = ""
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `8m`, `1h` or `1h30m`. Raises UsageError for anything else."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[smh])+", text):
+        raise UsageError(f"--budget {text}: write it as 90s, 8m or 1h30m")
+    return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smh])", text))
+
+
+def train_all(settings: Sequence[str], budget: str, tell: Callable[[str], object] = print) -> dict[str, Path]:
+    """Train every recipe that is not done yet, each in its share of the time; the checkpoints' folders.
+
+    A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
+    call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
+    """
+    deadline = time.time() + seconds_of(budget)
+    run, passed = _run_folder(settings)
+    spent = _load(run)
+    waiting = [recipe for recipe in spent if not spent[recipe].checkpoint]
+    while waiting:
+        left = deadline - time.time()
+        if left <= 0:
+            tell(f"time is up before {', '.join(waiting)}; the same command goes on there")
+            break
+        share = left * _weight(waiting[0]) / sum(_weight(recipe) for recipe in waiting)
+        recipe = waiting.pop(0)
+        tell(f"{recipe}: {share:.0f} of {left:.0f} seconds left")
+        try:
+            _train(recipe, run, passed, share, spent)
+        except MienError as error:
+            tell(f"{recipe}: left out, {error}")
+    return {name: Path(each.checkpoint) for name, each in spent.items() if each.checkpoint}
+
+
+def _weight(recipe: str) -> float:
+    return SHARES.get(recipe, 1.0)
+
+
+def _train(recipe: str, run: Path, settings: list[str], share: float, spent: dict[str, Spent]) -> None:
+    started, before = time.monotonic(), spent[recipe].seconds
+
+    def note(checkpoint: str = "") -> None:
+        spent[recipe] = Spent(round(before + time.monotonic() - started, 1), checkpoint)
+        _save(run, spent)
+
+    own = [f"run={run / recipe}", f"fit.until={time.time() + share * 0.9}", "fit.steps_per_epoch=50"]
+    try:
+        checkpoint = train_recipe(recipe, [*own, *_for_this_machine(recipe, share, run), *settings])
+    except BaseException:
+        note()
+        raise
+    note(str(checkpoint))
+
+
+def _for_this_machine(recipe: str, share: float, run: Path) -> list[str]:
+    cores = os.cpu_count() or 1
+    workers = min(12, cores - 2) if torch.cuda.is_available() and cores > 4 else 0
+    more = [
+        f"fit.workers={workers}",
+        f"limit={max(40, int(share * FOR_LOADING * PICTURES_A_SECOND * cores / 5))}",
+    ]
+    trunk = run / "recognition" / "embedder"
+    if recipe in ("attributes", "expression") and trunk.is_dir():
+        more.append(f"{'model.' if recipe == 'expression' else ''}start={trunk}")
+    return more
+
+
+def _run_folder(settings: Sequence[str]) -> tuple[Path, list[str]]:
+    runs = [setting.partition("=")[2] for setting in settings if setting.startswith("run=")]
+    return Path(runs[-1] if runs else "runs"), [s for s in settings if not s.startswith("run=")]
+
+
+def _load(run: Path) -> dict[str, Spent]:
+    path = run / STATE_FILE
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    order = [*SHARES, *(recipe for recipe in CONFIGS if recipe not in SHARES)]
+    return {recipe: Spent(**known.get(recipe, {})) for recipe in order}
+
+
+def _save(run: Path, spent: dict[str, Spent]) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    half = run / f".{STATE_FILE}"
+    half.write_text(
+        json.dumps({name: asdict(each) for name, each in spent.items()}, indent=1), encoding="utf-8"
+    )
+    half.replace(run / STATE_FILE)

@@ -1,0 +1,205 @@
+"""`mien evaluate attributes` and `mien evaluate ffhq`: age, gender and emotion, by group, and how sure is how right."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engines.geometry import Floats
+from engines.runtime import Engine
+from engines.spec import EMOTIONS
+from engines.stages import AttributeScores, classify
+from trainers import plots
+from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, utkface
+from trainers.bootstrap import Figure, mean_figure, share
+from trainers.calibration import (
+    best_temperature,
+    expected_calibration_error,
+    load_temperatures,
+    single_highest,
+    tempered,
+    two_classes,
+)
+from trainers.faces import FaceFinder
+from trainers.ffhq import FfhqConfig, thumbnails
+from trainers.measuring import EvaluationConfig, Figures, checkpoint_of, engine
+from trainers.recognition import inner
+from trainers.zips import ImageZip
+
+RACES = ("White", "Black", "Asian", "Indian", "other")
+GROUP_SIZE = 20  # fewer faces are no group
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Faces with their labels, and what the engine says of them."""
+
+    faces: LabelledFaces
+    scores: AttributeScores
+
+
+def measured(classifier: Engine, faces: LabelledFaces) -> Measured:
+    crops = inner(faces.crops)
+    if crops.shape[1:3] != classifier.input_size[::-1]:
+        crops = np.stack([cv2.resize(crop, classifier.input_size) for crop in crops])
+    return Measured(faces, classify(classifier, np.ascontiguousarray(crops)))
+
+
+def attribute_figures(config: EvaluationConfig) -> Figures:
+    """UTKFace test: age and gender, by group. FER+ PrivateTest: emotion. FFHQ test: agreement with a machine."""
+    finder, classifier = FaceFinder(engine(config, "landmarks")), engine(config, "attributes")
+    aged = measured(classifier, utkface(config, "test", finder, config.run))
+    judged = measured(classifier, ferplus(config, "test", finder, config.run))
+    figures = age_gender_rows("UTKFace test", aged)
+    figures |= group_rows(config, aged)
+    figures |= emotion_rows(judged)
+    figures |= calibration_rows(config, classifier, finder, aged, judged)
+    if (Path(config.data) / "ffhq.zip").is_file():
+        figures |= agreement_rows(measured(classifier, ffhq(config, "test", finder, config.run)))
+    if config.plots:
+        draw(Path(config.plots), aged, judged)
+    return figures
+
+
+def ffhq_figures(config: EvaluationConfig) -> Figures:
+    """The FFHQ recipe's network on FFHQ's test part, cropped as it was trained."""
+    classifier = engine(config, "attributes")
+    crop = load_ffhq_crop(config)
+    settings = FfhqConfig(
+        data=config.data, limit=config.limit, crop=crop, input_size=classifier.input_size[0]
+    )
+    faces = thumbnails(settings, "test")
+    found = Measured(faces, classify(classifier, faces.crops))
+    figures = agreement_rows(found)
+    if config.plots:
+        folder = Path(config.plots)
+        plots.ages(folder / "ffhq_age.png", faces.age, found.scores.age_years, faces.female)
+        table = confusion_table(faces.emotion.argmax(1), found.scores.emotion.argmax(1))
+        title = f"Emotion, {len(faces)} of FFHQ test, by machine-made labels"
+        plots.confusion(folder / "ffhq_emotions.png", table, EMOTIONS, title)
+    return figures
+
+
+def load_ffhq_crop(config: EvaluationConfig) -> str:
+    """How the checkpoint's training cropped; what the daemon does, where nothing is written."""
+    import json
+
+    path = checkpoint_of(config, "attributes") / "metadata.json"
+    return json.loads(path.read_text(encoding="utf-8"))["crop"] if path.is_file() else "attribute"
+
+
+def age_gender_rows(name: str, found: Measured) -> Figures:
+    faces, scores = found.faces, found.scores
+    years = np.abs(scores.age_years - faces.age)
+    return {
+        f"age MAE, {len(years)} of {name}": mean_figure(years, unit="years", digits=2),
+        f"age within 5 years, {name}": share(years <= 5),
+        f"gender accuracy, {name}": share(right_gender(found)),
+    }
+
+
+def right_gender(found: Measured) -> np.ndarray:
+    return (found.scores.female > 0.5) == (found.faces.female > 0.5)
+
+
+def group_rows(config: EvaluationConfig, found: Measured) -> Figures:
+    """Age error and gender accuracy of every race and gender group of UTKFace, and the gap from best to worst."""
+    with ImageZip(config.data, "utkface") as data:
+        race = {row["file"]: int(row["race"]) for row in data.rows()}
+    races = np.array([race[name] for name in found.faces.names])
+    years, right = np.abs(found.scores.age_years - found.faces.age), right_gender(found)
+    figures: Figures = {}
+    ages, genders = [], []
+    for number, name in enumerate(RACES):
+        for value, gender in ((1.0, "female"), (0.0, "male")):
+            rows = (races == number) & (found.faces.female == value)
+            if rows.sum() < GROUP_SIZE:
+                continue
+            age, told = mean_figure(years[rows], unit="years", digits=2), share(right[rows], digits=1)
+            figures[f"UTKFace test, {name}, {gender} ({rows.sum()})"] = f"age MAE {age}, gender {told}"
+            ages.append(age.value)
+            genders.append(told.value)
+    if ages:
+        figures["spread over these groups, age MAE"] = f"{min(ages):.2f} to {max(ages):.2f} years"
+        figures["spread over these groups, gender accuracy"] = f"{min(genders):.1%} to {max(genders):.1%}"
+    return figures
+
+
+def emotion_rows(found: Measured) -> Figures:
+    """Against the voters: accuracy on the majority, KL from the votes, and each class's recall."""
+    votes, emotion = found.faces.emotion, found.scores.emotion
+    label, told = votes.argmax(1), emotion.argmax(1)
+    figures: Figures = {
+        f"emotion accuracy (8), {len(label)} of FER+ PrivateTest": share(told == label),
+        "emotion KL(votes, found)": mean_figure(divergence(votes, emotion)),
+    }
+    recalls = []
+    for number, name in enumerate(EMOTIONS):
+        rows = label == number
+        if not rows.any():
+            continue
+        figures[f"recall of {name} ({rows.sum()})"] = share(told[rows] == number, digits=1)
+        recalls.append((told[rows] == number).mean())
+    figures["mean recall over the classes"] = f"{np.mean(recalls):.1%}"
+    return figures
+
+
+def divergence(votes: Floats, found: Floats) -> Floats:
+    """Kullback-Leibler, in nats, of each face (N,)."""
+    ratio = np.log(np.maximum(votes, 1e-9) / np.maximum(found, 1e-9))
+    total: Floats = (votes * ratio).sum(1)
+    return total
+
+
+def calibration_rows(
+    config: EvaluationConfig, classifier: Engine, finder: FaceFinder, aged: Measured, judged: Measured
+) -> Figures:
+    """ECE as the engine speaks, and as it was before the temperature (or would be with it, where it has none)."""
+    folded = load_temperatures(checkpoint_of(config, "attributes"))
+    label, found = judged.faces.emotion.argmax(1), judged.scores.emotion
+    if folded:
+        before, after, temperature = tempered(found, 1 / folded["emotion"]), found, folded["emotion"]
+        said = "folded into the network"
+    else:
+        held = measured(classifier, ferplus(config, "val", finder, config.run))
+        clear = single_highest(held.faces.emotion)
+        temperature = best_temperature(held.scores.emotion[clear], held.faces.emotion[clear].argmax(1))
+        before, after = found, tempered(found, temperature)
+        said = "not in the network yet"
+    gender, female = two_classes(aged.scores.female), (aged.faces.female > 0.5).astype(int)
+    return {
+        "emotion temperature, from FER+ PublicTest": f"{temperature:.3f}, {said}",
+        "emotion ECE before": Figure(expected_calibration_error(before, label)),
+        "emotion ECE after": Figure(expected_calibration_error(after, label)),
+        "emotion KL(votes, found) before": mean_figure(divergence(judged.faces.emotion, before)),
+        "gender ECE, UTKFace test": Figure(expected_calibration_error(gender, female)),
+    }
+
+
+def agreement_rows(found: Measured) -> Figures:
+    """FFHQ's labels were made by a machine: agreement with it is not accuracy."""
+    faces, scores = found.faces, found.scores
+    years = np.abs(scores.age_years - faces.age)
+    same = scores.emotion.argmax(1) == faces.emotion.argmax(1)
+    name = f"{len(faces)} of FFHQ test, machine-made labels"
+    return {
+        f"age, mean difference, {name}": mean_figure(years, unit="years", digits=2),
+        f"gender agreement, {name}": share(right_gender(found)),
+        f"emotion agreement, {name}": share(same),
+    }
+
+
+def confusion_table(label: np.ndarray, told: np.ndarray, classes: int = len(EMOTIONS)) -> np.ndarray:
+    """Counts (C, C): true by found."""
+    return np.bincount(label * classes + told, minlength=classes**2).reshape(classes, classes)
+
+
+def draw(folder: Path, aged: Measured, judged: Measured) -> None:
+    label, found = judged.faces.emotion.argmax(1), judged.scores.emotion
+    plots.ages(folder / "age.png", aged.faces.age, aged.scores.age_years, aged.faces.female)
+    title = f"Emotion, {len(label)} of FER+ PrivateTest, {(found.argmax(1) == label).mean():.1%} right"
+    plots.confusion(folder / "emotions.png", confusion_table(label, found.argmax(1)), EMOTIONS, title)
+    female = (aged.faces.female > 0.5).astype(int)
+    sets = {"emotion, FER+": (found, label), "gender, UTKFace": (two_classes(aged.scores.female), female)}
+    plots.reliability(folder / "reliability.png", sets, "How sure, and how often right")

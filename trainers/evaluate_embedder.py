@@ -1,0 +1,127 @@
+"""`mien evaluate recognition`: LFW's pairs, and open-set identification of persons nobody trained on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from engines.geometry import Floats
+from trainers import plots
+from trainers.bootstrap import Figure, bootstrap, share
+from trainers.measuring import EvaluationConfig, Figures, embed_chain, engine
+from trainers.recognition import is_validation
+from trainers.verification import (
+    open_set,
+    pairs_of,
+    read_pairs,
+    tar_at_far,
+    ten_fold_accuracy,
+    ten_fold_right,
+)
+from trainers.zips import ImageZip
+
+FALSE_ALARMS = 0.01
+PERSON_ROUNDS = 300  # draws of persons: each looks at all their pairs again
+
+
+def recognition_figures(config: EvaluationConfig) -> Figures:
+    """Everything through our own detector, landmarks and alignment, one picture a face, no mirror."""
+    default = engine(config, "embedder").spec.threshold or 0.5
+    figures, lfw = lfw_figures(config, default)
+    embeddings, identity = validation_embeddings(config)
+    similarity, same, _ = pairs_of(embeddings, identity)
+    figures |= identification_rows(embeddings, identity)
+    figures |= threshold_rows(embeddings, identity, default)
+    if config.plots:
+        sets = {"LFW pairs": lfw, "validation identities": (similarity, same)}
+        plots.verification(Path(config.plots) / "verification.png", sets, default)
+    return figures
+
+
+def lfw_figures(config: EvaluationConfig, default: float) -> tuple[Figures, tuple[Floats, np.ndarray]]:
+    """The intervals are over pairs."""
+    with ImageZip(config.data, "lfw") as data:
+        pairs, same, fold = read_pairs(data)
+        if config.limit:
+            chosen = np.arange(0, len(pairs), max(1, len(pairs) // config.limit))
+            pairs, same, fold = [pairs[i] for i in chosen], same[chosen], fold[chosen]
+        names = sorted({name for pair in pairs for name in pair})
+        embeddings, missed = embed_chain(config, [data.image(name) for name in names])
+    row = {name: i for i, name in enumerate(names)}
+    left, right = (embeddings[[row[pair[k]] for pair in pairs]] for k in (0, 1))
+    similarity = (left * right).sum(1)
+    accuracy, error = ten_fold_accuracy(similarity, same, fold)
+    told = share(ten_fold_right(similarity, same, fold))
+    figures: Figures = {
+        f"LFW 10-fold accuracy, {len(pairs)} pairs": Figure(accuracy, told.low, told.high, "%", 2),
+        "LFW standard error over folds": f"{error:.2%}",
+        "LFW TAR@FAR=1e-2": tar_figure(similarity, same, 1e-2),
+        "LFW TAR@FAR=1e-3": tar_figure(similarity, same, 1e-3),
+        "LFW faces missed by the detector": f"{missed} of {len(names)}",
+        "default threshold (cosine)": f"{default:.3f}",
+        "LFW at the default threshold: false matches": share(similarity[~same] >= default),
+        "LFW at the default threshold: true matches": share(similarity[same] >= default),
+    }
+    return figures, (similarity, same)
+
+
+def tar_figure(similarity: Floats, same: np.ndarray, far: float) -> Figure:
+    return bootstrap(lambda rows: tar_at_far(similarity[rows], same[rows], far)[0], len(same))
+
+
+def validation_embeddings(config: EvaluationConfig) -> tuple[Floats, np.ndarray]:
+    """All pictures of the CelebA identities whose number ends in 7: (M, D), and whose each is (M,)."""
+    with ImageZip(config.data, "celeba_faces") as data:
+        rows = sorted((r for r in data.rows() if is_validation(int(r["identity"]))), key=lambda r: r["file"])
+        rows = rows[: config.limit or None]
+        embeddings, _ = embed_chain(config, [data.image(row["file"]) for row in rows])
+    return embeddings, np.array([int(row["identity"]) for row in rows])
+
+
+def identification_rows(embeddings: Floats, identity: np.ndarray) -> Figures:
+    """DIR@FAR=1 %, persons drawn for the interval; see trainers.verification.open_set for the protocol."""
+    people, counts = np.unique(identity, return_counts=True)
+    label = f"open set, {len(people)} validation identities: DIR@FAR=1 %"
+    if (counts > 3).sum() < 4:
+        return {label: "too few identities with more than three pictures"}
+    deals = open_set(embeddings, identity)
+
+    def measure(rows: np.ndarray) -> float:
+        drawn = np.bincount(rows, minlength=len(people)).astype(float)
+        weights = [drawn[np.searchsorted(people, deal.person)] for deal in deals]
+        rates = [
+            deal.detection_and_identification(FALSE_ALARMS, w) for deal, w in zip(deals, weights, strict=True)
+        ]
+        return float(np.mean(rates))
+
+    first = [deal.right[deal.enrolled].mean() for deal in deals]
+    return {
+        label: bootstrap(measure, len(people), unit="%", digits=1, rounds=PERSON_ROUNDS),
+        "the same, nearest enrolled person right (no threshold)": f"{np.mean(first):.1%}",
+    }
+
+
+def threshold_rows(embeddings: Floats, identity: np.ndarray, default: float) -> Figures:
+    """False and true matches at the default threshold over all pairs of the validation pictures; persons drawn."""
+    people = np.unique(identity)
+    similar, same, pair = pairs_of(embeddings, identity)
+    column = np.searchsorted(people, identity)
+    table = np.zeros((2, 2, len(people), len(people)))  # matched?, one person?: how many pairs of two persons
+    a, b = column[pair[:, 0]], column[pair[:, 1]]
+    np.add.at(table, ((similar >= default).astype(int), same.astype(int), a, b), 1)
+
+    def rate(one_person: int) -> Figure:
+        matched, missed = table[1, one_person], table[0, one_person]
+
+        def measure(rows: np.ndarray) -> float:
+            drawn = np.bincount(rows, minlength=len(people)).astype(float)
+            # A pair of two persons is drawn as often as both are; a person's own pairs as often as the person.
+            weight = np.diag(drawn) if one_person else np.outer(drawn, drawn)
+            hits, total = (matched * weight).sum(), ((matched + missed) * weight).sum()
+            return float(hits / total) if total else float("nan")
+
+        return bootstrap(measure, len(people), unit="%", digits=3 - 2 * one_person, rounds=PERSON_ROUNDS)
+
+    if not (~same).any() or not same.any():
+        return {}
+    name = f"validation identities at the default threshold, {len(same)} pairs"
+    return {f"{name}: false matches": rate(0), f"{name}: true matches": rate(1)}

@@ -1,0 +1,149 @@
+"""Recipe `expression`: five classes from an attribute crop, on any of several trunks."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from engines.errors import UsageError
+from engines.geometry import Image
+from engines.networks import ExpressionNet
+from engines.networks.expression import KINDS
+from engines.spec import EXPRESSIONS
+from trainers.expression_crops import aligned, changed, inner
+from trainers.expression_data import DataOptions, Picture, labelled_pictures
+from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.foreign_weights import start_network
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    kind: str = "face_trunk"
+    dropout: float = 0.4
+    start: str = ""  # a checkpoint folder, a .pt file, or imagenet; none: from scratch
+    enlarged: int = 1  # times that a crop is enlarged before torchvision's networks see it
+    pretrain_epochs: int = 0  # of masked-autoencoder training on unlabelled faces, for vit_tiny
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingOptions:
+    logger: str = "csv"  # csv, mlflow or tensorboard
+
+
+def _default_training() -> FitOptions:
+    return FitOptions(
+        epochs=16, steps_per_epoch=200, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02, patience=10
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExpressionConfig:
+    run: str = "runs/expression"
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    training: FitOptions = field(default_factory=_default_training)
+    logging: LoggingOptions = field(default_factory=LoggingOptions)
+    label_smoothing: float = 0.05
+    balance: float = 0.5  # 0: classes as often as they occur; 1: equally often
+    validated: int = 2500  # pictures of the validation part that are judged after each epoch; 0 is all
+
+    @property
+    def fit(self) -> FitOptions:
+        return dataclasses.replace(self.training, logger=self.logging.logger)
+
+
+class ExpressionSamples(RandomSamples):
+    """A picture of a class, changed a little: image (112, 112, 3) uint8 BGR, label."""
+
+    def __init__(self, crops: np.ndarray, pictures: list[Picture], balance: float) -> None:
+        super().__init__(len(crops))
+        self.crops = crops
+        labels = np.array([picture.label for picture in pictures])
+        self.masked = np.array([picture.source == "emotion_masked" for picture in pictures])
+        self.of_class = [np.flatnonzero(labels == label) for label in range(len(EXPRESSIONS))]
+        shares = np.array([len(members) for members in self.of_class], float) ** (1 - balance)
+        self.shares = shares / shares.sum()
+
+    def sample(self, rng: np.random.Generator) -> tuple[Image, int]:
+        label = int(rng.choice(len(self.shares), p=self.shares))
+        i = int(rng.choice(self.of_class[label]))
+        return changed(rng, self.crops[i], bool(self.masked[i])), label
+
+
+class ExpressionImages(Dataset):
+    """Pictures as they are: image (112, 112, 3) uint8 BGR, label."""
+
+    def __init__(self, crops: np.ndarray, pictures: list[Picture]) -> None:
+        self.crops, self.pictures = crops, pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Image, int]:
+        return inner(self.crops[index]), self.pictures[index].label
+
+
+class ExpressionRecipe(Recipe):
+    """Cross-entropy, by option with smoothed labels."""
+
+    def __init__(self, network: nn.Module, config: ExpressionConfig) -> None:
+        super().__init__(network, config.fit)
+        self.smoothing = config.label_smoothing
+
+    def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
+        images, label = batch
+        logits = self.network(image_batch(images)).float()
+        right = (logits.argmax(1) == label).float().mean()
+        return F.cross_entropy(logits, label, label_smoothing=self.smoothing), {"accuracy": right}
+
+    def validation_loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
+        images, label = batch
+        logits = self.averaged(image_batch(images)).float()
+        right = (logits.argmax(1) == label).float().mean()
+        return F.cross_entropy(logits, label), {"accuracy": right}
+
+
+def make_network(model: ModelOptions) -> ExpressionNet:
+    """Raises UsageError for an unknown kind, MienError where the starting weights do not fit."""
+    if model.kind not in KINDS:
+        raise UsageError(f"model.kind={model.kind}: is none of {', '.join(KINDS)}")
+    network = ExpressionNet(model.kind, len(EXPRESSIONS), model.dropout, model.enlarged)
+    if model.start:
+        start_network(network, model.kind, model.start)
+    return network
+
+
+def load_part(config: ExpressionConfig, part: str, limit: int = 0) -> tuple[np.ndarray, list[Picture]]:
+    """Stored crops (M, 144, 144, 3) and their pictures; `limit` takes them evenly."""
+    pictures, parts = labelled_pictures(config.data)
+    chosen = [picture for picture, its in zip(pictures, parts, strict=True) if its == part]
+    if limit and len(chosen) > limit:
+        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, limit).astype(int)]
+    return aligned(config.data.path, chosen, Path(config.run)), chosen
+
+
+def train(config: ExpressionConfig) -> nn.Module:
+    torch.manual_seed(0)
+    faces = load_part(config, "train")
+    judged = load_part(config, "val", config.validated)
+    network = make_network(config.model)
+    if config.model.pretrain_epochs:
+        _pretrain(network, config, faces[0])
+    samples = ExpressionSamples(*faces, config.balance)
+    return fit(ExpressionRecipe(network, config), samples, Path(config.run), ExpressionImages(*judged))
+
+
+def _pretrain(network: ExpressionNet, config: ExpressionConfig, crops: np.ndarray) -> None:
+    from trainers.masked_autoencoder import pretrain, unlabelled_faces
+
+    if config.model.kind != "vit_tiny":
+        raise UsageError(
+            f"model.pretrain_epochs: {config.model.kind} is not pretrained by masking, vit_tiny is"
+        )
+    sets = [crops, *unlabelled_faces(config.data.path, config.data.limit)]
+    pretrain(network, config.fit, config.model.pretrain_epochs, Path(config.run), sets)

@@ -1,0 +1,167 @@
+"""Aligned crops of labelled pictures, made once and kept in the run's folder; and how training changes them."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engines.errors import MienError
+from engines.geometry import ATTRIBUTE_TEMPLATE, Image
+from engines.largest_face import face_crop, largest_face
+from engines.runtime import WEIGHTS, load_engine
+from trainers.attribute_sets import fill_black
+from trainers.expression_data import Picture, refuse
+from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
+from trainers.transforms import occlude, photometric
+from trainers.zips import ImageZip
+
+# Interocular px and eye height (0..1) in a picture of 112 px, as each set is stored.
+STORED = {
+    "emotion_masked": (43.0, 0.32),
+    "ferplus": (42.0, 0.38),
+    "expw": (28.0, 0.45),
+    "ckplus": (41.0, 0.38),
+}
+SMALLEST = 112  # px: smaller pictures are enlarged before their landmarks are found
+Reader = Callable[[str], Image]
+
+
+def aligned(where: str, pictures: Sequence[Picture], run: Path) -> np.ndarray:
+    """(M, 144, 144, 3) uint8 BGR stored attribute crops, memory-mapped from a file in `run`.
+
+    Raises MienError that names every picture that cannot be read.
+    """
+    weights = json.loads((WEIGHTS / "landmarks" / "spec.json").read_text(encoding="utf-8"))["weights_sha256"]
+    key = json.dumps([where, weights, [(p.source, p.name) for p in pictures]])
+    kept = run / f"crops-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
+    if not kept.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        half = kept.with_suffix(".part")
+        crops = np.lib.format.open_memmap(half, "w+", np.uint8, (len(pictures), STORED_SIZE, STORED_SIZE, 3))
+        align_into(crops, where, pictures)
+        crops.flush()
+        half.rename(kept)
+    return np.load(kept, mmap_mode="r")
+
+
+def align_into(crops: np.ndarray, where: str, pictures: Sequence[Picture]) -> None:
+    """Fill (M, 144, 144, 3) with the stored crop of every picture."""
+    by_source = defaultdict(list)
+    for i, picture in enumerate(pictures):
+        by_source[picture.source].append(i)
+    problems: list[str] = []
+    for source, indices in by_source.items():
+        align = _align_folders if source == "folders" else _align_zip
+        for i, crop in align(where, source, [(i, pictures[i].name) for i in indices], problems):
+            crops[i] = crop
+    refuse(where, problems)
+
+
+def _align_zip(
+    where: str, source: str, files: list[tuple[int, str]], problems: list[str]
+) -> Iterator[tuple[int, Image]]:
+    finder = FaceFinder()
+    interocular, height = STORED[source]
+    with ImageZip(where, source) as data:
+        for batch in batched(files):
+            images = list(_readable(batch, data.image, problems))
+            if not images:
+                continue
+            large = [_at_least(image, SMALLEST) for _, image in images]
+            boxes = np.stack(
+                [box_from_interocular(i.shape[0], interocular * i.shape[0] / 112, height) for i in large]
+            )
+            points, _ = finder.refine(large, boxes)
+            for (i, _), image, five in zip(images, large, points, strict=True):
+                yield i, stored_crop(image, five, ATTRIBUTE_TEMPLATE)
+
+
+def _align_folders(
+    where: str, _: str, files: list[tuple[int, str]], problems: list[str]
+) -> Iterator[tuple[int, Image]]:
+    detector, landmarks = load_engine("detector", size=(640, 640)), load_engine("landmarks")
+    for i, image in _readable(files, lambda name: read_file(Path(where) / name), problems):
+        points = largest_face(detector, landmarks, image)
+        if points is None:
+            yield i, cv2.copyMakeBorder(face_crop(image, None), *[ROOM] * 4, cv2.BORDER_REPLICATE)
+        else:
+            yield i, stored_crop(image, points, ATTRIBUTE_TEMPLATE)
+
+
+def _readable(
+    files: Sequence[tuple[int, str]], read: Reader, problems: list[str]
+) -> Iterator[tuple[int, Image]]:
+    for i, name in files:
+        try:
+            image = read(name)
+        except (MienError, KeyError, OSError) as error:
+            problems.append(f"{name}: {error}" if name not in str(error) else str(error))
+        else:
+            yield i, image
+
+
+def read_file(path: Path) -> Image:
+    """HxWx3 uint8 BGR. Raises MienError for what is no image."""
+    image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"0", np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise MienError(f"{path.name} is not an image that OpenCV can read")
+    return image.astype(np.uint8, copy=False)
+
+
+def _at_least(image: Image, side: int) -> Image:
+    if image.shape[0] >= side:
+        return image
+    size = (round(image.shape[1] * side / image.shape[0]), side)
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+
+
+def inner(crop: np.ndarray) -> Image:
+    """The 112x112 attribute crop of a stored one."""
+    return np.ascontiguousarray(crop[..., ROOM:-ROOM, ROOM:-ROOM, :])
+
+
+def changed(rng: np.random.Generator, stored: Image, masked: bool) -> Image:
+    """112x112x3 training crop: flip, turned up to 10 degrees, scaled, sheared, in perspective, recoloured, degraded.
+
+    A black background (`masked`) is mostly filled with texture, and other pictures get one at times, so
+    that the mask tells nothing.
+    """
+    crop = cv2.warpPerspective(
+        stored, _warp_matrix(rng), (112, 112), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.uint8, copy=False)
+    if masked and rng.random() < 0.75:
+        crop = fill_black(rng, crop)
+    elif not masked and rng.random() < 0.08:
+        crop = _blacked_out(rng, crop)
+    if rng.random() < 0.5:
+        crop = np.ascontiguousarray(crop[:, ::-1])
+    return occlude(rng, photometric(rng, crop, 0.8), chance=0.1)
+
+
+def _warp_matrix(rng: np.random.Generator) -> np.ndarray:
+    """3x3 map from a stored crop to the training crop."""
+    angle, shear = np.radians(rng.uniform(-10, 10)), np.radians(rng.uniform(-5, 5))
+    scale = np.exp(rng.uniform(-0.12, 0.12))
+    turn = np.array([[np.cos(angle), -np.sin(angle + shear)], [np.sin(angle), np.cos(angle + shear)]]) * scale
+    centre, shift = (STORED_SIZE - 1) / 2, rng.uniform(-0.04, 0.04, 2) * 112
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn
+    matrix[:2, 2] = centre + shift - turn @ [centre, centre] - ROOM
+    if rng.random() < 0.3:
+        tilt = np.eye(3)
+        tilt[2, :2] = rng.uniform(-0.15, 0.15, 2) / 112
+        tilt[2, 2] = 1 - tilt[2, :2].sum() * 56
+        matrix = tilt @ matrix
+    return matrix
+
+
+def _blacked_out(rng: np.random.Generator, crop: Image) -> Image:
+    """An ellipse about the size of a face stays; around it, black."""
+    mask = np.zeros(crop.shape[:2], np.uint8)
+    axes = (int(rng.uniform(40, 54)), int(rng.uniform(50, 66)))
+    cv2.ellipse(mask, (56, 60), axes, float(rng.uniform(-8, 8)), 0, 360, 1, -1)
+    return crop * mask[..., None]

@@ -1,0 +1,279 @@
+"""Recipe `ffhq`: a pretrained network fine-tuned on FFHQ's machine-made age, gender and emotion distribution.
+
+Age by L1 in years (weight 1), gender by cross-entropy (10), emotion by the Kullback-Leibler divergence from the
+labelled distribution (5); batches of 64, 30 epochs, a rate of 1e-4, pictures of 224 px. A run leaves
+
+    RUN/best_model.safetensors      the best epoch's weights, by validation loss
+    RUN/attributes/                 the same as a checkpoint, with metadata.json: epoch, figures, options
+    RUN/epoch_005/, history_005.png every five epochs and at the end: a checkpoint, and the curves so far
+"""
+
+import dataclasses
+import json
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from engines.checkpoint import save_checkpoint
+from engines.errors import MienError, UsageError
+from engines.geometry import Floats, Image, attribute_crop
+from engines.networks import AttributesNet
+from engines.runtime import WEIGHTS
+from engines.spec import EMOTIONS, ModelSpec
+from trainers import plots
+from trainers.attribute_sets import STORED, LabelledFaces
+from trainers.attributes import start_from
+from trainers.faces import FaceFinder, box_from_interocular
+from trainers.ffhq_layout import open_ffhq
+from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.transforms import jitter_matrix, photometric
+from trainers.zips import SEED
+
+CROPS = ("attribute", "thumbnail")
+METADATA_FILE, HISTORY_FILE, BEST_FILE = "metadata.json", "history.json", "best_model.safetensors"
+OUTPUTS = ("age_years", "female", "emotion")
+
+
+@dataclass(frozen=True, slots=True)
+class FfhqConfig:
+    data: str = "data"  # holds ffhq.zip, or thumbnails/ and json/, or an ffhq folder with them
+    run: str = "runs/ffhq"
+    start: str = str(
+        WEIGHTS / "attributes"
+    )  # a checkpoint folder, a .pt state dict, imagenet; none: from scratch
+    backbone: str = ""  # a torchvision classifier such as resnet18; none: our own trunk
+    crop: str = "attribute"  # the daemon's crop, or the whole thumbnail
+    input_size: int = 224
+    age_bins: int = 0
+    age_weight: float = 1.0
+    gender_weight: float = 10.0
+    emotion_weight: float = 5.0
+    picture_every: int = 5  # epochs
+    limit: int = 0  # images used of each part; 0 is all
+    fit: FitOptions = field(
+        default_factory=lambda: FitOptions(
+            epochs=30, steps_per_epoch=0, batch_size=64, learning_rate=1e-4, ema_decay=0.0
+        )
+    )  # steps_per_epoch 0: as many as show every face once
+
+
+def thumbnails(config: FfhqConfig, part: str) -> LabelledFaces:
+    """A part's faces as crops (M, S, S, 3), with their machine-made labels."""
+    if config.crop not in CROPS:
+        raise UsageError(f"crop={config.crop}: is none of {', '.join(CROPS)}")
+    with open_ffhq(config.data) as data:
+        rows = data.faces(part)[: config.limit or None]
+        finder = FaceFinder() if config.crop == "attribute" else None
+        crops = np.stack([cropped(data.images.image(row.image), finder, config.input_size) for row in rows])
+    age = np.array([row.age for row in rows], np.float32)
+    female = np.array([row.female for row in rows], np.float32)
+    emotion = np.stack([row.emotion for row in rows])
+    return LabelledFaces(crops, age, female, emotion, tuple(row.image for row in rows))
+
+
+def cropped(image: Image, finder: FaceFinder | None, size: int) -> Image:
+    """The attribute crop by our own landmarks, or the whole picture, at size x size."""
+    if finder is None:
+        import cv2
+
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    guess = box_from_interocular(image.shape[0], STORED["ffhq"][0] * image.shape[0] / 256, STORED["ffhq"][1])
+    points, _ = finder.refine([image], guess[None])
+    return attribute_crop(image, points[0], size)
+
+
+class FfhqSamples(RandomSamples):
+    """Every face once an epoch, in an order of its own: image (S, S, 3), age, female, emotion (8,)."""
+
+    def __init__(self, faces: LabelledFaces) -> None:
+        super().__init__(len(faces))
+        self.faces = faces
+
+    def __getitem__(self, index: int) -> tuple:
+        epoch, place = divmod(self.first + index, len(self.faces))
+        order = np.random.default_rng((SEED, epoch)).permutation(len(self.faces))
+        return self.face(int(order[place]), np.random.default_rng((SEED, 1, self.first + index)))
+
+    def face(self, i: int, rng: np.random.Generator) -> tuple[Image, np.float32, np.float32, Floats]:
+        from engines.geometry import warp
+
+        size = self.faces.crops.shape[1]
+        crop = warp(self.faces.crops[i], jitter_matrix(rng, size, 8, 0.06, 0.02), (size, size))
+        crop = photometric(rng, crop[:, ::-1].copy() if rng.random() < 0.5 else crop, 0.6)
+        return crop, self.faces.age[i], self.faces.female[i], self.faces.emotion[i]
+
+
+class FfhqRecipe(Recipe):
+    """The three losses of the recipe, and after each epoch the figures of the validation part."""
+
+    network: AttributesNet
+
+    def __init__(self, network: AttributesNet, config: FfhqConfig, held: LabelledFaces) -> None:
+        super().__init__(network, config.fit)
+        self.config, self.held = config, held
+
+    def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
+        images, age, female, emotion = batch
+        outputs = tuple(value.float() for value in self.network(image_batch(images)))
+        years, gender, divergence = parts(outputs, age, female, emotion)
+        total = self.weighed(years, gender, divergence)
+        return total, {"mae": years.detach(), "bce": gender.detach(), "kl": divergence.detach()}
+
+    def weighed(self, years: Tensor, gender: Tensor, divergence: Tensor) -> Tensor:
+        c = self.config
+        return c.age_weight * years + c.gender_weight * gender + c.emotion_weight * divergence
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self.trainer.is_global_zero:
+            self.remember(self.current_epoch + 1)
+
+    def remember(self, epoch: int) -> None:
+        """Add the epoch to the history (a resumed run goes on with it), and keep what is best or due."""
+        network = self.averaged.module.eval()
+        run = Path(self.config.run)
+        past = [row for row in read_history(run) if row["epoch"] < epoch]
+        train = {f"train_{k}": float(v) for k, v in self.trainer.callback_metrics.items()}
+        row = {"epoch": epoch, **train, **self.validate_on(network)}
+        history = [*past, row]
+        (run / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+        if all(row["val_loss"] < old["val_loss"] for old in past):
+            keep_best(self.config, network, row)
+        last = epoch == self.config.fit.epochs
+        if epoch % self.config.picture_every == 0 or last:
+            write_checkpoint(run / f"epoch_{epoch:03d}", self.config, network, row)
+            plots.history(run / f"history_{epoch:03d}.png", history)
+
+    @torch.inference_mode()
+    def validate_on(self, network: nn.Module) -> dict[str, float]:
+        """Loss, age error, and agreement in gender and emotion on the validation part."""
+        found = [network(image_batch(images.to(self.device))) for images in tensors(self.held.crops)]
+        outputs = tuple(torch.cat(part).float().cpu() for part in zip(*found, strict=True))
+        labels = tuple(torch.from_numpy(v) for v in (self.held.age, self.held.female, self.held.emotion))
+        years, gender, divergence = parts(outputs, *labels)
+        same = outputs[2].argmax(1) == labels[2].argmax(1)
+        return {
+            "val_loss": float(self.weighed(years, gender, divergence)),
+            "val_mae": float(years),
+            "val_gender": float(((outputs[1] > 0) == (labels[1] > 0.5)).float().mean()),
+            "val_emotion": float(same.float().mean()),
+        }
+
+
+def tensors(crops: np.ndarray, size: int = 64) -> list[Tensor]:
+    return [torch.from_numpy(crops[i : i + size]) for i in range(0, len(crops), size)]
+
+
+def parts(outputs: tuple, age: Tensor, female: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean age error in years, gender cross-entropy, divergence from the emotion distribution."""
+    years, gender_logit, emotion_logits = outputs
+    divergence = F.kl_div(emotion_logits.log_softmax(1), emotion, reduction="batchmean")
+    return (
+        (years - age).abs().mean(),
+        F.binary_cross_entropy_with_logits(gender_logit, female),
+        divergence,
+    )
+
+
+def read_history(run: Path) -> list[dict[str, float]]:
+    path = run / HISTORY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def ffhq_spec(config: FfhqConfig) -> ModelSpec:
+    args: dict[str, Any] = {"age_bins": config.age_bins, "input_size": config.input_size}
+    args |= {"backbone": config.backbone} if config.backbone else {}
+    size = (config.input_size, config.input_size)
+    return ModelSpec("attributes", "attributes", "AttributesNet", args, size, OUTPUTS, labels=EMOTIONS)
+
+
+def write_checkpoint(folder: Path, config: FfhqConfig, network: nn.Module, row: dict[str, float]) -> None:
+    """Weights, spec and card, and metadata.json with the epoch's figures and the run's options."""
+    from trainers.recipes import card_text
+
+    save_checkpoint(folder, network, ffhq_spec(config), card_text("ffhq"))
+    metadata = {
+        "epoch": row["epoch"],
+        "crop": config.crop,
+        "figures": row,
+        "options": dataclasses.asdict(config),
+    }
+    (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+
+
+def keep_best(config: FfhqConfig, network: nn.Module, row: dict[str, float]) -> None:
+    run = Path(config.run)
+    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file(weights, run / BEST_FILE)
+    write_checkpoint(run / "attributes", config, network, row)
+
+
+def make_network(config: FfhqConfig) -> AttributesNet:
+    """Our trunk or a torchvision backbone, with the starting weights that were asked for."""
+    network = AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=config.backbone)
+    if config.start == "imagenet":
+        from torchvision.models import get_model, get_model_weights
+
+        if not config.backbone:
+            raise UsageError("start=imagenet: needs backbone=NAME, a torchvision classifier such as resnet18")
+        weights = get_model(config.backbone, weights=get_model_weights(config.backbone).DEFAULT).state_dict()
+        fitting = {k: v for k, v in weights.items() if k in network.trunk.state_dict()}
+        network.trunk.load_state_dict(fitting)
+    elif config.start.endswith((".pt", ".pth", ".safetensors")):
+        load_state(network, Path(config.start))
+    elif config.start and not config.backbone:
+        start_from(network, config.start)
+    return network
+
+
+def load_state(network: AttributesNet, path: Path) -> None:
+    """A bare state dict, of the whole network or of a trunk; never anything that would run code when read."""
+    if not path.is_file():
+        raise MienError(f"{path}: missing; set start=FILE, or start= to train from scratch")
+    state = read_state(path)
+    target: nn.Module = network if any(name.startswith("trunk.") for name in state) else network.trunk
+    own = target.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise MienError(
+            f"{path}: none of its {len(state)} tensors fits; set backbone to the network it is of"
+        )
+    target.load_state_dict(own | fitting)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Raises MienError for a file that holds anything but tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError):
+        raise MienError(
+            f"{path}: not a plain file of tensors; save a state dict of the network alone"
+        ) from None
+
+
+def train(config: FfhqConfig) -> nn.Module:
+    torch.manual_seed(0)
+    faces, held = thumbnails(config, "train"), thumbnails(config, "val")
+    if len(faces) < config.fit.batch_size:
+        raise UsageError(
+            f"fit.batch_size={config.fit.batch_size}: there are only {len(faces)} faces to train on"
+        )
+    if not config.fit.steps_per_epoch:
+        steps = len(faces) // config.fit.batch_size
+        config = dataclasses.replace(config, fit=dataclasses.replace(config.fit, steps_per_epoch=steps))
+    Path(config.run).mkdir(parents=True, exist_ok=True)
+    network = make_network(config)
+    fit(FfhqRecipe(network, config, held), FfhqSamples(faces), Path(config.run))
+    best = AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=config.backbone)
+    best.load_state_dict(load_file(Path(config.run) / BEST_FILE))
+    return best.eval()

@@ -1,0 +1,63 @@
+"""Starting weights: of our own checkpoints, of torchvision by name, and of files, which are never unpickled."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from engines.checkpoint import load_checkpoint
+from engines.errors import MienError, UsageError
+from engines.networks import ExpressionNet, FaceResNet
+from engines.tensors import read_tensors
+
+IMAGENET = {"resnet18": "ResNet18_Weights", "efficientnet_b0": "EfficientNet_B0_Weights"}
+
+
+def start_network(network: ExpressionNet, kind: str, start: str) -> None:
+    """Fill the trunk from `imagenet`, a checkpoint folder or a file of torch tensors."""
+    if start == "imagenet":
+        _load(network.trunk[1], _imagenet(kind), "torchvision's ImageNet weights")
+    elif Path(start).is_dir():
+        _load_trunk(network, Path(start))
+    else:
+        body = network.trunk[1] if kind in IMAGENET else network.trunk
+        _load(body, read_tensors(Path(start)), start)
+
+
+def _load_trunk(network: ExpressionNet, folder: Path) -> None:
+    other, spec = load_checkpoint(folder)
+    if spec.task == "attributes":
+        raise UsageError(
+            f"{folder}: FER pictures serve both models with different splits; start from an embedder"
+        )
+    if not isinstance(other, FaceResNet | ExpressionNet):
+        raise UsageError(f"{folder}: is a {spec.network}; start from an embedder or an expression checkpoint")
+    _load(network.trunk, other.trunk.state_dict(), str(folder))
+
+
+def _imagenet(kind: str) -> dict[str, Tensor]:
+    if kind not in IMAGENET:
+        raise UsageError(f"model.start=imagenet: {kind} has no ImageNet weights; {', '.join(IMAGENET)} have")
+    from torchvision import models
+
+    try:
+        return dict(getattr(models, IMAGENET[kind]).DEFAULT.get_state_dict(progress=False))
+    except OSError as error:
+        raise MienError(
+            f"model.start=imagenet: cannot be fetched here ({error}); set model.start to a file that you copied"
+        ) from None
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Take what has the same name and shape; classifiers may differ, the body may not."""
+    own = network.state_dict()
+    fitting = {
+        name: value
+        for key, value in tensors.items()
+        if (name := key.removeprefix("module.")) in own and own[name].shape == value.shape
+    }
+    missing = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise MienError(
+            f"{where}: does not fit this network; {len(missing)} tensors lack, {missing[0]} first"
+        )
+    network.load_state_dict(fitting, strict=False)
