@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engines.checkpoint import load_checkpoint
 from engines.geometry import (
     LANDMARK_SIZE,
     Floats,
@@ -37,6 +38,7 @@ BOX_SCALE, BOX_RISE = 1.43, 0.09
 class LandmarksConfig:
     data: str = "data"
     run: str = "runs/landmarks"
+    start: str = ""  # a folder of landmark weights to start from; none: from scratch
     limit: int = 0  # images used; 0 is all
     stacks: int = 2
     channels: int = 48
@@ -100,5 +102,8 @@ def load_samples(config: LandmarksConfig, split: str = "train") -> LandmarkSampl
 
 def train(config: LandmarksConfig) -> nn.Module:
     torch.manual_seed(0)
-    network = StackedHourglass(stacks=config.stacks, channels=config.channels)
+    if config.start:
+        network = load_checkpoint(Path(config.start))[0].train()
+    else:
+        network = StackedHourglass(stacks=config.stacks, channels=config.channels)
     return fit(LandmarkRecipe(network, config.fit), load_samples(config), Path(config.run))
