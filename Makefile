@@ -23,6 +23,7 @@ test: $(VENV)/.installed-dev
 # Make things go wrong for 25 minutes at most: lost streams, 16 cameras, kill -9, damaged files.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak --out $(OUT)/soak.json
+	MIEN_FUZZ_CASES=10000 $(BIN)/python -m pytest -q tests/test_subscriber.py tests/test_relay.py -k no_message
 
 # Draw the shipped clip anew from its public-domain portraits.
 clip: $(VENV)/.installed-dev
