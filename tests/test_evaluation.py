@@ -329,7 +329,7 @@ def test_attributes_are_measured_by_group_with_pictures(sets, tmp_path):
     figures = evaluate_recipe("attributes", [f"data={sets}", "backend=eager", f"plots={tmp_path}"])
 
     assert any("machine-made labels" in name for name in figures)
-    assert "not in the network yet" in figures["emotion temperature, from FER+ PublicTest"]
+    assert "folded into the network" in figures["emotion temperature, from FER+ PublicTest"]
     assert {"age.png", "emotions.png", "reliability.png"} == {path.name for path in tmp_path.iterdir()}
     assert all(cv2.imread(str(path)).std() > 5 for path in tmp_path.iterdir())
 
