@@ -120,10 +120,9 @@ def openvino_devices() -> Iterator[Finding]:
     """What OpenVINO can run on."""
     if _version("openvino") is None:
         return
-    # Seconds of import, and not wanted where it is not installed.
-    import openvino
+    from engines.backends import openvino  # seconds of import, and not wanted where it is not installed
 
-    devices = openvino.Core().available_devices
+    devices = openvino.core().available_devices
     if "CPU" in devices:
         yield Finding("openvino devices", "ok", ", ".join(devices))
     else:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -161,6 +163,26 @@ def test_an_engine_that_passes_its_checksum_and_does_not_load_is_built_anew_once
     load_engine("landmarks", weights=weights, cache=built.cache, progress=told.append)
 
     assert [True] == ["OpenVINO does not take it" in line for line in told]
+
+
+def test_a_signal_finds_its_way_after_engines_have_come_and_gone(weights, built):
+    # OpenVINO moves the thread's alternate signal stack: with a core for each engine, this died of SIGSEGV.
+    script = """
+import faulthandler, os, signal, sys
+faulthandler.enable()
+from pathlib import Path
+from engines.runtime import load_engine
+weights, cache = map(Path, sys.argv[1:])
+first = load_engine("landmarks", weights=weights, cache=cache)
+second = load_engine("landmarks", weights=weights, cache=cache)
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("arrived"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", script, weights, built.cache]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
 
 
 def test_clean_removes_engines_and_leaves_what_others_keep_there(weights, built):

@@ -142,9 +142,10 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
     finder = FaceFinder()
     crops, identity = celeba_faces(config)
     if config.teacher:
-        more = unlabelled_faces(config, finder)
-        crops, identity = crops + more, identity + [-1] * len(more)
+        crops += unlabelled_faces(config, finder)
+        identity += [-1] * (len(crops) - len(identity))
     faces, people = np.stack(crops), np.array(identity)
+    del crops  # gigabytes
     if not config.teacher:
         return FaceSet(faces, people, None)
     teacher = TeacherEmbedder(config.teacher)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends import openvino
 from engines.errors import MienError
 from engines.geometry import Floats, Image
 
@@ -18,14 +19,12 @@ class TeacherEmbedder:
     """
 
     def __init__(self, path: str | Path, mirror: bool = False) -> None:
-        import openvino
-
         if not Path(path).is_file():
             raise MienError(
                 f"{path}: the teacher is missing; set teacher=FILE, or teacher= to train without one"
             )
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-        self._model = openvino.Core().compile_model(path, "CPU", options)
+        self._model = openvino.core().compile_model(path, "CPU", options)
         self._mirror = mirror
 
     def __call__(self, crops: NDArray[np.uint8]) -> Floats:
@@ -33,11 +32,13 @@ class TeacherEmbedder:
             crops = np.stack((crops, crops[:, :, ::-1]), 1).reshape(-1, *crops.shape[1:])
         elif len(crops) % 2:
             return self(np.concatenate((crops, crops[-1:])))[:-1]
-        rgb = crops[..., ::-1]
-        pairs = [(rgb[i : i + 2].astype(np.float32) - 127.5) / 128 for i in range(0, len(rgb), 2)]
-        found = [self._model([pair])[0] for pair in pairs]
+        found = [self._pair(crops[i : i + 2]) for i in range(0, len(crops), 2)]
         stacked = np.stack([f.sum(0) for f in found]) if self._mirror else np.concatenate(found)
         return (stacked / np.linalg.norm(stacked, axis=1, keepdims=True)).astype(np.float32)
+
+    def _pair(self, crops: NDArray[np.uint8]) -> Floats:
+        rgb = crops[..., ::-1].astype(np.float32)
+        return self._model([(rgb - 127.5) / 128])[0].copy()
 
 
 class TeacherDetector:

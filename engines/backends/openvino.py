@@ -3,6 +3,7 @@
 A built engine is the model as OpenVINO compiled it for this CPU, so that loading compiles next to nothing.
 """
 
+import functools
 import io
 import os
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from engines.request import EngineRequest
 from engines.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel, Model
+    from openvino import CompiledModel, Core, Model
 
     from engines.source import Source
 
@@ -88,7 +89,7 @@ def save_onnx(source: "Source", folder: Path) -> None:
 
     spec, request = source.onnx_spec, source.request
     try:
-        model = openvino.Core().read_model(spec.onnx)
+        model = core().read_model(spec.onnx)
     except RuntimeError as error:
         raise MienError(f"{spec.onnx}: not an ONNX file that OpenVINO reads ({_first(error)})") from None
     _fit_input(model, spec, request.size)
@@ -162,10 +163,8 @@ def _after_convolutions(model: "Model") -> list[str]:
 
 
 def _write(model: "Model", precision: str, folder: Path) -> None:
-    import openvino
-
     blob = io.BytesIO()
-    openvino.Core().compile_model(model, "CPU", _options(precision, 0)).export_model(blob)
+    core().compile_model(model, "CPU", _options(precision, 0)).export_model(blob)
     (folder / MODEL_FILE).write_bytes(blob.getbuffer())
 
 
@@ -181,12 +180,8 @@ def _options(precision: str, threads: int) -> dict[str, Any]:
 def _runner(
     path: Path, precision: str, threads: int
 ) -> Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]:
-    import openvino
-
     try:
-        compiled: CompiledModel = openvino.Core().import_model(
-            path.read_bytes(), "CPU", _options(precision, threads)
-        )
+        compiled: CompiledModel = core().import_model(path.read_bytes(), "CPU", _options(precision, threads))
     except RuntimeError as error:
         raise MienError(f"{path}: OpenVINO does not take it ({_first(error)})") from None
     request = compiled.create_infer_request()
@@ -198,6 +193,18 @@ def _runner(
         return [results[port].copy() for port in ports]
 
     return run
+
+
+@functools.cache
+def core() -> "Core":
+    """The process's one OpenVINO core, never let go.
+
+    Each core gives its thread another alternate signal stack and puts the former back at its end; two that
+    end in the order they began leave the thread with a stack that is gone, and the next signal kills it.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _first(error: Exception) -> str:
