@@ -1,9 +1,13 @@
 """What every test leaves as it was."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
+
+from tests.expression_sets import write_expression
+from tests.face_sets import write_all
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +15,19 @@ def logs_go_nowhere_closed() -> Iterator[None]:
     """A command under test sets logging up for its own stderr, which pytest closes when the test ends."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every data set of the recipes, tiny. Read only."""
+    folder = tmp_path_factory.mktemp("sets")
+    write_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expression_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the four expression sets, tiny. Read only."""
+    folder = tmp_path_factory.mktemp("expression_sets")
+    write_expression(folder)
+    return folder

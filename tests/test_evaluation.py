@@ -1,46 +1,30 @@
-"""The measuring side: intervals, equal conditions, calibration, FFHQ's and WIDER FACE's layouts, and pictures."""
+"""The measuring side: intervals, equal conditions, calibration, and pictures."""
 
 import json
-import zipfile
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from daemon.cli import app
 from engines.backends.eager import EagerEngine
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
-from engines.errors import MienError, UsageError
+from engines.errors import MienError
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
-from engines.stages import Detections
-from tests.face_sets import face, ffhq_label, write_all
-from trainers.attribute_sets import blacked_out, fill_black
+from tests.face_sets import face, write_zip
+from trainers.attribute_sets import blacked_out, ferplus_rows, fill_black
 from trainers.attributes import age_distribution, start_from
 from trainers.bootstrap import Figure, bootstrap, share
 from trainers.calibration import best_temperature, divide, expected_calibration_error, tempered
-from trainers.detection_metrics import Truth, judge
-from trainers.detector_truths import judged_scene, painted
 from trainers.evaluate_landmarks import coded, flicker, second_step
 from trainers.evaluation import evaluate_recipe, figures_json
-from trainers.ffhq import FfhqConfig, load_state, make_network
-from trainers.ffhq_layout import ffhq_part, open_ffhq
-from trainers.recipes import train_recipe
 from trainers.verification import OpenSet, open_set
-from trainers.wider import load_wider, read_list
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
-    write_all(folder)
-    return folder
-
+from trainers.zips import ImageZip
 
 # Intervals
 
@@ -78,133 +62,6 @@ def test_figures_are_written_with_unit_and_interval_and_go_to_json():
     ]
     told = json.loads(figures_json(figures))
     assert (0.88, "0.59") == (told["gender"]["low"], told["t"]["text"])
-
-
-# Detector
-
-
-def boxes(*rows):
-    return np.array(rows, np.float32).reshape(-1, 4)
-
-
-def found(*scored):
-    return Detections(boxes(*[s[1:] for s in scored]), np.array([s[0] for s in scored], np.float32))
-
-
-def test_average_precision_of_drawn_images_is_that_of_the_repeated_set():
-    detections = [found((0.9, 0, 0, 40, 40)), found((0.8, 100, 0, 140, 40)), found((0.7, 0, 0, 40, 40))]
-    truths = [Truth(boxes((0, 0, 40, 40)), boxes()) for _ in range(3)]
-    judged = judge(detections, truths, 16)
-    rows = np.array([0, 1, 1])
-
-    drawn = judge([detections[i] for i in rows], [truths[i] for i in rows], 16)
-
-    assert drawn.average_precision() == pytest.approx(judged.average_precision(judged.weights(rows)))
-    assert drawn.precision_recall(0.5) == pytest.approx(judged.precision_recall(0.5, judged.weights(rows)))
-
-
-def test_false_alarms_are_counted_by_image_above_the_threshold():
-    detections = [found((0.9, 0, 0, 40, 40), (0.8, 100, 0, 140, 40), (0.3, 200, 0, 240, 40)), found()]
-    truths = [Truth(boxes((0, 0, 40, 40)), boxes()), Truth(boxes(), boxes())]
-
-    assert [1, 0] == judge(detections, truths, 32).false_alarms(0.5).tolist()
-
-
-def row(origin, score, *box):
-    return {
-        "origin": origin,
-        "score": score,
-        **dict(zip(("x1", "y1", "x2", "y2"), map(str, box), strict=True)),
-    }
-
-
-def test_human_boxes_are_the_truth_where_there_are_any_and_scrfd_elsewhere():
-    image = np.zeros((100, 200, 3), np.uint8)
-    rows = [
-        row("scrfd", "0.9", 0, 0, 40, 40),
-        row("scrfd", "0.4", 60, 0, 90, 40),
-        row("scrfd", "0.1", 5, 5, 9, 9),
-    ]
-
-    machine = judged_scene(image, rows).truth
-    human = judged_scene(image, [*rows, row("human", "", 150, 60, 220, 90)]).truth
-
-    assert ([[0, 0, 40, 40]], [[60, 0, 90, 40]]) == (machine.faces.tolist(), machine.ignored.tolist())
-    assert [[150, 60, 200, 90]] == human.faces.tolist()
-    assert 2 == len(human.ignored)
-
-
-def test_painting_over_leaves_nothing_of_a_labelled_box_and_all_of_the_rest():
-    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    scene = judged_scene(image, [row("yunet", "0.2", 20, 20, 50, 50)])
-
-    covered = painted(scene, 3)
-
-    changed = (covered != image).any(2)
-    assert changed[22:48, 22:48].mean() > 0.9
-    assert not changed[:, 60:].any() and not changed[55:].any()
-    assert (covered == painted(scene, 3)).all()
-
-
-WIDER = """0--Parade/a.jpg
-3
-10 12 30 40 0 0 0 0 0 0
-100 20 8 9 2 0 0 1 2 0
-50 50 0 0 0 0 0 0 0 0
-1--Handshaking/none.jpg
-0
-0 0 0 0 0 0 0 0 0 0
-1--Handshaking/b.jpg
-1
-5 6 20 30 0 0 0 0 0 0
-"""
-
-
-@pytest.fixture
-def wider(tmp_path):
-    (tmp_path / "wider_face_split").mkdir()
-    for split in ("val", "train"):
-        (tmp_path / f"wider_face_split/wider_face_{split}_bbx_gt.txt").write_text(WIDER)
-        for name in ("0--Parade/a.jpg", "1--Handshaking/none.jpg", "1--Handshaking/b.jpg"):
-            path = tmp_path / f"WIDER_{split}/images" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.full((120, 160, 3), 90, np.uint8))
-    return tmp_path
-
-
-def test_wider_face_is_read_with_its_invalid_boxes_in_doubt(wider):
-    first, none, second = load_wider(wider, "train", max_side=80)
-
-    assert ([[5, 6, 20, 26]], [[50, 10, 54, 14.5]]) == (first.faces.tolist(), first.doubtful.tolist())
-    assert ((60, 80, 3), 0, 1) == (first.image.shape, len(none.faces), len(second.faces))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("a.jpg\n2\n1 2 3 4\n", "'a.jpg' does not fit"), ("a.jpg\nmany\n", "'a.jpg'"), ("a.jpg\n", "'a.jpg'")],
-)
-def test_a_wider_list_that_does_not_fit_is_named(tmp_path, text, words):
-    (tmp_path / "list.txt").write_text(text)
-
-    with pytest.raises(MienError, match=words):
-        read_list(tmp_path / "list.txt")
-
-
-def test_a_missing_wider_picture_is_named(wider):
-    (wider / "WIDER_val/images/1--Handshaking/b.jpg").unlink()
-
-    with pytest.raises(MienError, match=r"b\.jpg: missing"):
-        load_wider(wider, "val")
-
-
-def test_the_detector_is_measured_on_wider_face_too(sets, wider, tmp_path):
-    settings = [f"data={sets}", f"wider={wider}", "backend=eager", f"plots={tmp_path / 'plots'}"]
-    figures = evaluate_recipe("detector", settings)
-
-    assert any(name.startswith("AP of ours, 3 WIDER FACE val") for name in figures)
-    assert {"precision_recall_held-out.png", "precision_recall_wider.png"} == {
-        path.name for path in (tmp_path / "plots").iterdir()
-    }
 
 
 # Landmarks
@@ -325,6 +182,18 @@ def test_only_darkness_that_reaches_the_edge_is_background():
     assert (filled[25:30, 20:25] == 3).all() and filled[:10].mean() > 3
 
 
+def test_a_part_of_fer_that_is_not_there_is_named(tmp_path):
+    row = {"path": "a.webp", "usage": "Training", "dup_of": "", "unknown": 0} | {
+        f"v_{e}": 1 for e in EMOTIONS
+    }
+    write_zip(tmp_path / "ferplus.zip", {"a.webp": np.zeros((48, 48, 3), np.uint8)}, [row])
+
+    with ImageZip(tmp_path, "ferplus") as data:
+        assert 1 == len(ferplus_rows(data, "train"))
+        with pytest.raises(MienError, match=r"ferplus\.zip: no voted row with the usage PublicTest"):
+            ferplus_rows(data, "val")
+
+
 def test_attributes_are_measured_by_group_with_pictures(sets, tmp_path):
     figures = evaluate_recipe("attributes", [f"data={sets}", "backend=eager", f"plots={tmp_path}"])
 
@@ -332,119 +201,6 @@ def test_attributes_are_measured_by_group_with_pictures(sets, tmp_path):
     assert "folded into the network" in figures["emotion temperature, from FER+ PublicTest"]
     assert {"age.png", "emotions.png", "reliability.png"} == {path.name for path in tmp_path.iterdir()}
     assert all(cv2.imread(str(path)).std() > 5 for path in tmp_path.iterdir())
-
-
-# FFHQ
-
-
-def ffhq_tree(folder, n=60):
-    """The public layout in a folder, with PNG thumbnails."""
-    rng = np.random.default_rng(281)
-    for name in ("thumbnails", "json"):
-        (folder / name).mkdir(parents=True)
-    for i in range(n):
-        cv2.imwrite(str(folder / f"thumbnails/{i:05d}.png"), face(rng, 128, 32, 0.46)[0])
-        (folder / f"json/{i:05d}.json").write_text(json.dumps(ffhq_label(rng, i)))
-    return folder
-
-
-def test_ffhq_is_split_by_the_hash_of_its_webp_name_in_folder_and_zip(tmp_path):
-    folder = ffhq_tree(tmp_path / "ffhq")
-    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
-        for path in folder.rglob("*.*"):
-            archive.write(path, path.relative_to(folder))
-
-    parts = {}
-    for part in ("train", "val", "test"):
-        with open_ffhq(tmp_path) as from_folder, open_ffhq(tmp_path / "packed.zip") as from_zip:
-            parts[part] = [row.image for row in from_folder.faces(part)]
-            assert parts[part] == [row.image for row in from_zip.faces(part)]
-
-    assert 60 == len(set().union(*parts.values())) == sum(map(len, parts.values()))
-    assert (
-        "test" == ffhq_part("thumbnails/00004.png") == ffhq_part("00004.webp")
-        or ffhq_part("00004.webp") in parts
-    )
-
-
-def test_ffhq_labels_that_do_not_fit_are_all_named(tmp_path):
-    folder = ffhq_tree(tmp_path / "ffhq")
-    train = [p.stem for p in sorted((folder / "thumbnails").iterdir()) if ffhq_part(p.name) == "train"]
-    label = ffhq_label(np.random.default_rng(0), 0)
-    label[0]["faceAttributes"]["age"] = 300
-    (folder / f"json/{train[0]}.json").write_text(json.dumps(label))
-    (folder / f"json/{train[1]}.json").unlink()
-    (folder / f"json/{train[2]}.json").write_text("{")
-    (folder / f"json/{train[3]}.json").write_text("[]")  # the machine saw no face: left out
-
-    with open_ffhq(tmp_path) as data, pytest.raises(MienError) as error:
-        data.faces("train")
-
-    assert all(name in str(error.value) for name in train[:3]) and train[3] not in str(error.value)
-    assert "age 300.0 is out of range" in str(error.value)
-
-
-FFHQ_SHORT = [
-    "crop=thumbnail",
-    "input_size=64",
-    "fit.batch_size=16",
-    "fit.threads=2",
-    "picture_every=1",
-    "start=",
-]
-
-
-def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
-    folder = ffhq_tree(tmp_path / "ffhq")
-    settings = [f"data={folder}", f"run={tmp_path / 'run'}", *FFHQ_SHORT]
-    train_recipe("ffhq", [*settings, "fit.epochs=1"])
-
-    checkpoint = train_recipe("ffhq", [*settings, "fit.epochs=2"])
-
-    run = tmp_path / "run"
-    assert [1, 2] == [row["epoch"] for row in json.loads((run / "history.json").read_text())]
-    assert {"epoch_001", "epoch_002"} == {p.name for p in run.glob("epoch_*")}
-    assert all(cv2.imread(str(run / f"history_00{n}.png")) is not None for n in (1, 2))
-    best = json.loads((checkpoint / "metadata.json").read_text())
-    history = json.loads((run / "history.json").read_text())
-    assert best["epoch"] == min(history, key=lambda r: r["val_loss"])["epoch"]
-    assert ("thumbnail", 64) == (best["crop"], best["options"]["input_size"])
-    network, spec = load_checkpoint(checkpoint)
-    assert ((64, 64), EMOTIONS) == (spec.input_size, spec.labels)
-    kept = load_file(run / "best_model.safetensors")
-    assert all(
-        torch.allclose(v.half().float(), network.state_dict()[k])
-        for k, v in kept.items()
-        if v.is_floating_point()
-    )
-    figures = evaluate_recipe("ffhq", [f"data={folder}", f"weights={run}", "backend=eager"])
-    assert 3 == len(figures) and all("machine-made" in name for name in figures)
-
-
-def test_the_ffhq_network_may_be_a_torchvision_backbone_from_a_state_dict(tmp_path):
-    from torchvision.models import mobilenet_v3_small
-
-    torch.manual_seed(0)
-    torch.save(mobilenet_v3_small().state_dict(), tmp_path / "backbone.pt")
-    config = FfhqConfig(backbone="mobilenet_v3_small", start=str(tmp_path / "backbone.pt"), input_size=64)
-
-    network = make_network(config).eval()
-
-    first = torch.load(tmp_path / "backbone.pt", weights_only=True)["features.0.0.weight"]
-    assert (first == network.trunk.state_dict()["features.0.0.weight"]).all()
-    assert (2,) == network(torch.zeros(2, 3, 64, 64))[1].shape
-
-
-def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_path):
-    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
-    torch.save({"trunk.x": FfhqConfig()}, tmp_path / "code.pt")
-
-    with pytest.raises(MienError, match="none of its 1 tensors fits"):
-        load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "other.safetensors")
-    with pytest.raises(MienError, match="not a plain file of tensors"):
-        load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "code.pt")
-    with pytest.raises(UsageError, match="backbone=NAME"):
-        make_network(FfhqConfig(start="imagenet"))
 
 
 # The command

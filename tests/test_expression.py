@@ -19,9 +19,8 @@ from engines.expression import expression_spec, load_classifier
 from engines.networks.expression import KINDS, ImageNetInput
 from engines.runtime import WEIGHTS, load_engine
 from engines.spec import EXPRESSIONS
-from tests.expression_sets import write_expression
 from trainers.evaluation import evaluate_recipe
-from trainers.expression import ModelOptions
+from trainers.expression import ModelOptions, wanted_probabilities
 from trainers.expression import make_network as network_of
 from trainers.expression_crops import aligned, changed
 from trainers.expression_data import DataOptions, Picture, labelled_pictures, split
@@ -29,13 +28,6 @@ from trainers.expression_metrics import balanced_accuracy, confidently_other, we
 from trainers.recipes import train_recipe
 
 PORTRAIT = Path(__file__).parents[1] / "samples" / "eileen_collins.jpg"
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("expression_sets")
-    write_expression(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +127,8 @@ def test_code_in_a_foreign_file_is_not_run(tmp_path):
     assert not mark.exists()
 
 
-def test_the_union_keeps_confirmed_labels_of_the_five_classes(sets):
-    pictures, _ = labelled_pictures(DataOptions(str(sets)))
+def test_the_union_keeps_confirmed_labels_of_the_five_classes(expression_sets):
+    pictures, _ = labelled_pictures(DataOptions(str(expression_sets)))
     fer = [picture for picture in pictures if picture.source == "ferplus"]
 
     assert 5 * 5 == len(fer)  # of 6 a class one has too few votes; the repeated first row counts once
@@ -144,8 +136,15 @@ def test_the_union_keeps_confirmed_labels_of_the_five_classes(sets):
     assert not any("neutral" in picture.name for picture in pictures)
 
 
-def test_near_duplicates_and_subjects_stay_on_one_side(sets):
-    pictures, parts = labelled_pictures(DataOptions(str(sets)))
+def test_a_picture_is_taught_half_its_label_and_half_what_people_voted():
+    voted = Picture("ferplus", "a", 1, "a", votes=4, shares=(0.0, 0.5, 0.0, 0.5, 0.0))
+    sure = Picture("expw", "b", 4, "b")
+
+    assert [[0, 0.75, 0, 0.25, 0], [0, 0, 0, 0, 1]] == wanted_probabilities([voted, sure]).tolist()
+
+
+def test_near_duplicates_and_subjects_stay_on_one_side(expression_sets):
+    pictures, parts = labelled_pictures(DataOptions(str(expression_sets)))
     sides: dict[tuple[str, str], set[str]] = {}
     for picture, part in zip(pictures, parts, strict=True):
         sides.setdefault((picture.source, picture.group), set()).add(str(part))
@@ -208,10 +207,13 @@ def test_unreadable_pictures_are_all_named(tmp_path, monkeypatch):
     assert "1.png is not an image" in str(caught.value) and "2.png is not an image" in str(caught.value)
 
 
-def test_a_label_out_of_range_and_a_missing_file_are_named(sets, tmp_path):
+def test_a_label_out_of_range_and_a_missing_file_are_named(expression_sets, tmp_path):
     for name in ("emotion_masked", "ferplus", "ckplus"):
-        shutil.copy(sets / f"{name}.zip", tmp_path)
-    with zipfile.ZipFile(sets / "expw.zip") as whole, zipfile.ZipFile(tmp_path / "expw.zip", "w") as part:
+        shutil.copy(expression_sets / f"{name}.zip", tmp_path)
+    with (
+        zipfile.ZipFile(expression_sets / "expw.zip") as whole,
+        zipfile.ZipFile(tmp_path / "expw.zip", "w") as part,
+    ):
         for name in whole.namelist():
             if name not in ("labels.csv", "happy_1.webp"):
                 part.writestr(name, whole.read(name))
@@ -236,7 +238,7 @@ def test_a_changed_crop_can_be_repeated():
 
 
 @pytest.mark.parametrize("model", ["face_trunk", "vit_tiny"])
-def test_the_recipe_trains_and_is_measured(sets, tmp_path, model):
+def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
     short = [
         "training=testing_2_epochs",
         "training.steps_per_epoch=2",
@@ -245,13 +247,15 @@ def test_the_recipe_trains_and_is_measured(sets, tmp_path, model):
     ]
     more = ["model.pretrain_epochs=1"] if model == "vit_tiny" else [f"model.start={WEIGHTS / 'embedder'}"]
 
-    folder = train_recipe("expression", [f"data={sets}", f"run={tmp_path}", f"model={model}", *short, *more])
+    folder = train_recipe(
+        "expression", [f"data={expression_sets}", f"run={tmp_path}", f"model={model}", *short, *more]
+    )
     assert {"kind": model, "dropout": 0.4, "enlarged": 1} == load_checkpoint(folder)[1].network_args
     if model == "vit_tiny":
         return
 
     figures = evaluate_recipe(
-        "expression", [f"data={sets}", f"weights={tmp_path}", f"run={tmp_path}", "backend=eager"]
+        "expression", [f"data={expression_sets}", f"weights={tmp_path}", f"run={tmp_path}", "backend=eager"]
     )
     names = " ".join(figures)
     wanted = (

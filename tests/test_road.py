@@ -14,46 +14,15 @@ from daemon.cli import app
 from engines.errors import MienError, UsageError
 from engines.geometry import TEMPLATE, alignment_matrix, transform_points
 from engines.runtime import WEIGHTS
-from tests.face_sets import PORTRAITS, SAMPLES, face, write_mtfl, write_zip
+from tests.face_sets import face, write_zip
+from tests.public_layouts import IMAGES, PERSONS, write_celeba, write_list
 from trainers.closed_set import ClosedSetConfig, ClosedSetNetwork, imprint, train_closed_set
 from trainers.closed_set_faces import Faces, load_closed_set
 from trainers.closed_set_report import accuracy_figures, predict, table_text
-from trainers.crops import align_crops, crop_selected
 from trainers.face_rows import FaceRecord, read_records, write_records
-from trainers.faces import box_from_landmarks
-from trainers.landmarks import LandmarksConfig, load_samples
-from trainers.layouts import open_faces, table
-from trainers.look import look
 from trainers.subset import Criteria, select, sharpness, yaw
 
-PERSONS, IMAGES = 3, 6
-SIZE = 160
 METHODS = ["eyes", "eyes_nose", "similarity"]
-
-
-def write_celeba(root: Path, aligned: bool = False) -> Path:
-    """A tiny CelebA in its public layout: persons 1 to 3, six photographs each."""
-    rng = np.random.default_rng(281)
-    stem, folder = ("_align", "img_align_celeba") if aligned else ("", "img_celeba")
-    (root / folder).mkdir(parents=True)
-    identity, boxes, landmarks = [], [], []
-    for i in range(PERSONS * IMAGES):
-        name = f"{i + 1:06d}.jpg"
-        picture, points = face(rng, SIZE, 30, 0.42)
-        cv2.imwrite(str(root / folder / name), picture)
-        x1, y1, x2, y2 = box_from_landmarks(points).round().astype(int)
-        identity.append(f"{name} {i % PERSONS + 1}")
-        boxes.append(f"{name} {x1:6d} {y1:6d} {x2 - x1:6d} {y2 - y1:6d}")
-        landmarks.append(f"{name} " + " ".join(f"{v:4d}" for v in points.round().astype(int).reshape(-1)))
-    names = [f"{p}_{a}" for p in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for a in "xy"]
-    write_list(root / "identity_CelebA.txt", identity)
-    write_list(root / "list_bbox_celeba.txt", [len(boxes), "image_id x_1 y_1 width height", *boxes])
-    write_list(root / f"list_landmarks{stem}_celeba.txt", [len(landmarks), " ".join(names), *landmarks])
-    return root
-
-
-def write_list(path: Path, lines: list) -> None:
-    path.write_text("\n".join(map(str, lines)) + "\n", encoding="utf-8")
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -222,185 +191,11 @@ def test_each_quality_criterion_refuses_with_its_name(celeba, tmp_path):
     assert 3 == len(rows_of(tmp_path / "f" / "rejected.csv"))
 
 
-def test_a_folder_for_each_person_needs_no_labels(tmp_path):
-    for name in PORTRAITS:
-        for k in range(2):
-            path = tmp_path / "photos" / name.removesuffix(".jpg") / f"{k}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.imread(str(SAMPLES / name)))
-    (tmp_path / "photos" / "grace_hopper" / "wall.png").write_bytes(
-        cv2.imencode(".png", np.full((200, 200, 3), 128, np.uint8))[1].tobytes()
-    )
-
-    selection = select(tmp_path / "photos", tmp_path / "f", Criteria(min_images=2, min_score=0.3), "eager")
-
-    assert [("grace_hopper/wall.png", "grace_hopper", "no face found")] == selection.rejected
-    assert {"grace_hopper", "eileen_collins"} == {record.person for record in selection.kept}
-    for record in selection.kept:
-        truth = np.array(PORTRAITS[f"{record.person}.jpg"])
-        eyes = np.hypot(*(truth[1] - truth[0]))
-        assert 0.5 * eyes > np.abs(record.points - truth).max()
-    assert 4 == crop_selected(tmp_path / "photos", tmp_path / "f").count
-    assert 4 == align_crops(tmp_path / "f", ["eyes"], room=0)["eyes"].count
-    faces = load_closed_set(tmp_path / "f", "eyes")
-    assert (144, 144, 3) == faces.train.stored(0).shape
-
-
 def test_too_few_images_of_a_person_are_told_by_name(celeba, tmp_path):
     with pytest.raises(MienError, match=r"0 persons have 7 images that pass.*1 has 6, 2 has 6, 3 has 6"):
         select(celeba, tmp_path / "f", Criteria(images=7))
     with pytest.raises(MienError, match=r"3 persons have 5 images that pass, 9 are asked for"):
         select(celeba, tmp_path / "f", Criteria(persons=9))
-
-
-def test_rows_and_images_that_do_not_fit_together_are_named(celeba):
-    (celeba / "img_celeba" / "000003.jpg").unlink()
-    cv2.imwrite(str(celeba / "img_celeba" / "extra.jpg"), np.zeros((9, 9, 3), np.uint8))
-    identity = (celeba / "identity_CelebA.txt").read_text().splitlines()
-    write_list(celeba / "identity_CelebA.txt", identity[:-1])
-
-    with open_faces(celeba) as source:
-        problems = dict(source.problems)
-        count = len(source.records)
-
-    assert PERSONS * IMAGES - 2 == count
-    assert "a landmark row, there is no such image" == problems["000003.jpg"]
-    assert "no row in identity_CelebA" == problems["000018.jpg"]
-    assert "an image without a row in list_landmarks_celeba" == problems["extra.jpg"]
-
-
-def test_an_unreadable_image_is_refused_at_selection(celeba, tmp_path):
-    (celeba / "img_celeba" / "000005.jpg").write_bytes(b"")
-
-    said = mien("faces", "select", celeba, tmp_path / "f")
-
-    assert "left out, unreadable: 1 (000005.jpg)" in said
-    assert "000005.jpg" not in (tmp_path / "f" / "selected.csv").read_text()
-
-
-@pytest.mark.parametrize(
-    ("gone", "words"),
-    [
-        ("list_bbox_celeba.txt", r"list_bbox_celeba\.txt: missing"),
-        ("identity_CelebA.txt", r"names no persons; CelebA's stand in identity_CelebA\.txt"),
-    ],
-)
-def test_a_list_that_is_missing_is_named(celeba, tmp_path, gone, words):
-    (celeba / gone).unlink()
-
-    with pytest.raises(MienError, match=words):
-        select(celeba, tmp_path / "f", Criteria())
-
-
-def test_a_folder_of_another_kind_is_told_what_is_known(tmp_path):
-    with pytest.raises(MienError, match="no face set that is known"), open_faces(tmp_path):
-        pass
-    with pytest.raises(MienError, match="there is nothing there"), open_faces(tmp_path / "none"):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("line", "words"), [("b.jpg 1 2 3", "line 3: 3 values"), ("b.jpg 1 2 3 x", "line 3.*word")]
-)
-def test_a_broken_line_of_a_list_is_named_by_its_number(tmp_path, line, words):
-    write_list(tmp_path / "list.txt", [1, "image_id x y w h", line])
-
-    with pytest.raises(MienError, match=words):
-        table(tmp_path / "list.txt", 4)
-
-
-def test_lists_are_read_with_commas_too(tmp_path):
-    write_list(tmp_path / "list.csv", ["image_id,x_1,y_1,width,height", "a.jpg,1,2,3,4"])
-
-    assert {"a.jpg": [1, 2, 3, 4]} == table(tmp_path / "list.csv", 4)
-
-
-def test_aligned_celeba_is_read_with_its_own_landmarks(tmp_path):
-    with open_faces(write_celeba(tmp_path / "c", aligned=True)) as source:
-        assert PERSONS * IMAGES == len(source.records)
-        assert 0.01 > np.abs(source.records[0].box_xyxy - box_from_landmarks(source.records[0].points)).max()
-
-
-def write_landmark_lists(root: Path, kind: str) -> list[np.ndarray]:
-    """Eight faces as MTCNN's or MTFL's lists name them, with their backslashes; returns the points."""
-    rng, all_points = np.random.default_rng(7), []
-    (root / "net_7876").mkdir(parents=True)
-    lines = []
-    for i in range(8):
-        picture, points = face(rng, SIZE, 30, 0.42)
-        cv2.imwrite(str(root / "net_7876" / f"{i}.jpg"), picture)
-        x1, y1, x2, y2 = box_from_landmarks(points).astype(int)
-        numbers = {
-            "mtcnn": [x1, x2, y1, y2, *points.reshape(-1)],
-            "mtfl": [*points.T.reshape(-1), 1, 2, 2, 3],
-        }[kind]
-        lines.append(rf" net_7876\{i}.jpg " + " ".join(f"{v:g}" for v in numbers))
-        all_points.append(points)
-    train, val = {"mtcnn": ("trainImageList", "testImageList"), "mtfl": ("training", "testing")}[kind]
-    write_list(root / f"{train}.txt", lines[:6])
-    write_list(root / f"{val}.txt", lines[6:])
-    return all_points
-
-
-@pytest.mark.parametrize("kind", ["mtcnn", "mtfl"])
-def test_the_landmark_recipe_reads_the_published_lists(tmp_path, kind, capsys):
-    truth = write_landmark_lists(tmp_path, kind)
-    (tmp_path / "net_7876" / "0.jpg").unlink()
-    (tmp_path / "net_7876" / "1.jpg").write_bytes(b"?")
-
-    train, val = (load_samples(LandmarksConfig(data=str(tmp_path)), split) for split in ("train", "val"))
-
-    assert (4, 2) == (len(train.images), len(val.images))
-    said = capsys.readouterr().out
-    assert "net_7876/0.jpg" in said and "net_7876/1.jpg (unreadable)" in said
-    for points, was in zip(train.points, truth[2:6], strict=True):  # the crop only scales and shifts
-        assert transform_points(was, alignment_matrix(was)) == pytest.approx(
-            transform_points(points, alignment_matrix(points)), abs=0.2
-        )
-    image, heatmaps = train.sample(np.random.default_rng(0))
-    assert ((128, 128, 3), (5, 32, 32)) == (image.shape, heatmaps.shape)
-
-
-def test_the_landmark_recipe_reads_celeba_and_holds_every_tenth_out(celeba):
-    config = LandmarksConfig(data=str(celeba))
-
-    assert (16, 2) == tuple(len(load_samples(config, split).images) for split in ("train", "val"))
-
-
-def test_a_look_shows_landmarks_where_they_are_and_what_the_network_finds(tmp_path):
-    write_mtfl(tmp_path, np.random.default_rng(3), n=5)
-
-    shown, bad = look(tmp_path / "mtfl.zip", tmp_path / "look.png", count=2, predict=True, backend="eager")
-
-    picture = cv2.imread(str(tmp_path / "look.png"))
-    assert (2, []) == (shown, bad)
-    assert (2 * (192 + 22 + 6) + 6, 4 * 192 + 12, 3) == picture.shape
-    labelled, found = picture[6:198, 198:390], picture[6:198, 582:774]
-    for colour in (
-        (80, 220, 80),
-        (240, 110, 230),
-    ):  # an eye, a mouth corner: found near where they are labelled
-        places = [np.argmin(np.abs(part.astype(int) - colour).sum(2)) for part in (labelled, found)]
-        near = np.hypot(*np.subtract(*(np.unravel_index(p, (192, 192)) for p in places)))
-        assert 25 > near
-
-
-def test_a_look_passes_over_a_bad_image_and_refuses_a_name_without_a_format(celeba, tmp_path):
-    (celeba / "img_celeba" / "000001.jpg").write_bytes(b"?")
-
-    shown, bad = look(celeba, tmp_path / "look.png", count=18)
-
-    assert (17, ["000001.jpg: not an image that OpenCV can read"]) == (shown, bad)
-    with pytest.raises(MienError, match=r"ends in \.png"):
-        look(celeba, tmp_path / "look", count=1)
-
-
-def test_crops_are_refused_from_a_set_that_holds_none_of_them(celeba, tmp_path):
-    select(celeba, tmp_path / "f", Criteria())
-    write_landmark_lists(tmp_path / "other", "mtcnn")
-
-    with pytest.raises(MienError, match=r"holds none of the 18 files"):
-        crop_selected(tmp_path / "other", tmp_path / "f")
 
 
 @pytest.mark.parametrize(
@@ -486,3 +281,12 @@ def test_blur_and_yaw_fall_and_rise_as_they_should():
     assert 0.6 * sharpness(crop) > sharpness(cv2.GaussianBlur(crop, (0, 0), 3))
     turned = points + np.array([[0, 0], [0, 0], [12, 0], [0, 0], [0, 0]], np.float32)
     assert yaw(points) < yaw(turned) < 1.2
+
+
+def test_an_unreadable_image_is_refused_at_selection(celeba, tmp_path):
+    (celeba / "img_celeba" / "000005.jpg").write_bytes(b"")
+
+    said = mien("faces", "select", celeba, tmp_path / "f")
+
+    assert "left out, unreadable: 1 (000005.jpg)" in said
+    assert "000005.jpg" not in (tmp_path / "f" / "selected.csv").read_text()

@@ -9,7 +9,6 @@ from engines.errors import MienError, UsageError
 from engines.geometry import Floats
 from engines.runtime import WEIGHTS, load_engine
 from engines.stages import Detections
-from tests.face_sets import write_all
 from trainers.detection_metrics import Truth, judge
 from trainers.evaluation import evaluate_recipe
 from trainers.fit import FitOptions, warm_cosine
@@ -21,13 +20,6 @@ from trainers.transforms import LANDMARK_SWAP, replicate_black_border
 from trainers.verification import best_threshold, tar_at_far, ten_fold_accuracy
 
 SHORT = ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.batch_size=4", "fit.threads=2", "limit=12"]
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
-    write_all(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

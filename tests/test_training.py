@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from engines.errors import MienError, UsageError
-from tests.expression_sets import write_expression
 from trainers.budget import seconds_of
 from trainers.composition import expression_config
 from trainers.expression import ExpressionConfig
@@ -34,17 +33,10 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("expression_sets")
-    write_expression(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(sets, tmp_path_factory):
+def whole(expression_sets, tmp_path_factory):
     """The folder of a run that nobody disturbed."""
     run = tmp_path_factory.mktemp("whole")
-    train_recipe("expression", [*TINY, f"data={sets}", f"run={run}"])
+    train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={run}"])
     return run
 
 
@@ -59,8 +51,8 @@ def start(settings: list[str]) -> subprocess.Popen:
     )
 
 
-def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(sets, whole, tmp_path):
-    settings = [*TINY, f"data={sets}", f"run={tmp_path}"]
+def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(expression_sets, whole, tmp_path):
+    settings = [*TINY, f"data={expression_sets}", f"run={tmp_path}"]
     with start(settings) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -76,41 +68,48 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(sets, w
     assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
 
 
-def test_another_seed_gives_other_weights(sets, whole, tmp_path, monkeypatch):
+def test_another_seed_gives_other_weights(expression_sets, whole, tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.fit.SEED", 7)
 
-    train_recipe("expression", [*TINY, f"data={sets}", f"run={tmp_path}"])
+    train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={tmp_path}"])
 
     assert not torch.equal(
         weights(tmp_path)["network.head.0.weight"], weights(whole)["network.head.0.weight"]
     )
 
 
-def test_a_finished_run_is_not_trained_again(sets, whole, capsys):
-    train_recipe("expression", [*TINY, f"data={sets}", f"run={whole}"])
+def test_a_finished_run_is_not_trained_again(expression_sets, whole, capsys):
+    train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={whole}"])
 
     assert "epoch" not in capsys.readouterr().out
 
 
-def test_a_run_of_another_network_is_not_taken_for_this_one(sets, whole):
+def test_a_run_of_another_network_is_not_taken_for_this_one(expression_sets, whole):
     with pytest.raises(
         MienError, match=r"last.ckpt: holds a run of another network; choose another run=FOLDER"
     ):
         train_recipe(
-            "expression", [*TINY, "model=cnn_large", "training.epochs=9", f"data={sets}", f"run={whole}"]
+            "expression",
+            [*TINY, "model=cnn_large", "training.epochs=9", f"data={expression_sets}", f"run={whole}"],
         )
 
 
-def test_the_card_says_where_the_model_comes_from(sets, whole):
+def test_the_card_says_where_the_model_comes_from(expression_sets, whole):
     card = (whole / "expression" / "card.md").read_text()
 
     assert git_revision() in card
     assert "ferplus.zip" in card and "seed 281" in card and "val_loss" in card
-    assert str(sets) not in card
+    assert str(expression_sets) not in card
 
 
-def test_training_ends_when_validation_gets_no_better(sets, tmp_path, capsys):
-    settings = [*TINY, f"data={sets}", f"run={tmp_path}", "training.learning_rate=0.0", "training.patience=1"]
+def test_training_ends_when_validation_gets_no_better(expression_sets, tmp_path, capsys):
+    settings = [
+        *TINY,
+        f"data={expression_sets}",
+        f"run={tmp_path}",
+        "training.learning_rate=0.0",
+        "training.patience=1",
+    ]
 
     train_recipe("expression", [*settings, "training.epochs=30"])
     first = capsys.readouterr().out.count("epoch ")
@@ -187,8 +186,15 @@ main()
 """
 
 
-def test_training_needs_neither_hydra_nor_mlflow_nor_the_daemon_s_libraries(sets, tmp_path):
-    words = ["train", "expression", f"data={sets}", f"run={tmp_path}", "model.kind=cnn", "fit.epochs=1"]
+def test_training_needs_neither_hydra_nor_mlflow_nor_the_daemon_s_libraries(expression_sets, tmp_path):
+    words = [
+        "train",
+        "expression",
+        f"data={expression_sets}",
+        f"run={tmp_path}",
+        "model.kind=cnn",
+        "fit.epochs=1",
+    ]
     words += ["fit.steps_per_epoch=1", "fit.batch_size=4", "fit.threads=1", "validated=5"]
     code = WITHOUT.format(absent=ABSENT, words=words)
 

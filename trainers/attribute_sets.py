@@ -7,6 +7,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from engines.errors import MienError
 from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image, alignment_matrix
 from engines.spec import EMOTIONS
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
@@ -146,6 +147,8 @@ def ferplus_rows(data: ImageZip, part: str) -> list[dict[str, str]]:
         first.setdefault(row["path"], row)
     usage = {"train": ("Training",), "val": ("PublicTest",), "test": ("PrivateTest",)}[part]
     rows = [row for row in first.values() if row["usage"] in usage and votes(row).sum() > 0]
+    if not rows:
+        raise MienError(f"{data.path}: no voted row with the usage {usage[0]}, which {part} needs")
     if part == "test":
         return [row for row in rows if clear_winner(row)]
     return [
@@ -176,8 +179,6 @@ def hard_labelled(
     name: str,
     finder: FaceFinder,
     run: str = "",
-    share: float = 1.0,
-    weight: float = 1.0,
 ) -> LabelledFaces:
     """A colour set with one emotion a picture, smoothed by how far such a label can be trusted."""
     with ImageZip(config.data, name) as data:
@@ -189,17 +190,10 @@ def hard_labelled(
     emotion = np.full((len(rows), len(EMOTIONS)), (1 - sure) / (len(EMOTIONS) - 1), np.float32)
     for i, row in enumerate(rows):
         emotion[i, EMOTIONS.index(HARD_LABELS[row["emotion"]])] = sure
-    return _emotion_only(crops, emotion, names, share, weight, masked=name == "emotion_masked")
+    return _emotion_only(crops, emotion, names, masked=name == "emotion_masked")
 
 
-def ffhq(
-    config: AttributeData,
-    part: str,
-    finder: FaceFinder,
-    run: str = "",
-    share: float = 1.0,
-    weight: float = 1.0,
-) -> LabelledFaces:
+def ffhq(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
     """FFHQ's part: every label was made by a machine."""
     with open_ffhq(config.data) as data:
         rows = data.faces(part)[: config.limit or None]
@@ -207,16 +201,11 @@ def ffhq(
         crops = align_set(data.images, "ffhq", list(names), finder, run)
     age = np.array([row.age for row in rows], np.float32)
     female = np.array([row.female for row in rows], np.float32)
-    return LabelledFaces(crops, age, female, np.stack([r.emotion for r in rows]), names, share, weight)
+    return LabelledFaces(crops, age, female, np.stack([r.emotion for r in rows]), names)
 
 
 def _emotion_only(
-    crops: np.ndarray,
-    emotion: Floats,
-    names: list[str],
-    share: float = 1.0,
-    weight: float = 1.0,
-    masked: bool = False,
+    crops: np.ndarray, emotion: Floats, names: list[str], masked: bool = False
 ) -> LabelledFaces:
     unknown = np.full(len(crops), UNKNOWN, np.float32)
-    return LabelledFaces(crops, unknown, unknown, emotion, tuple(names), share, weight, masked)
+    return LabelledFaces(crops, unknown, unknown, emotion, tuple(names), masked=masked)

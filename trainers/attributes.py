@@ -1,5 +1,6 @@
 """Recipe `attributes`: age, gender and emotion from one trunk, each set teaching the heads it has labels for."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from trainers.faces import FaceFinder, jittered
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 
 SETS = ("utkface", "ferplus", "emotion_masked", "expw", "ffhq")
+# How often a set is drawn beside the two that people labelled, and what its labels count.
+SHARE_AND_WEIGHT = {"emotion_masked": (0.3, 0.4), "expw": (0.15, 0.4), "ffhq": (0.06, 0.5)}
 FER_SIZE = 48 / 112  # FER+ pictures were this small before they were enlarged
 AGE_SIGMA = 2.5  # years: how sharply a labelled age is meant
 
@@ -147,11 +150,16 @@ def load_sets(config: AttributesConfig, finder: FaceFinder) -> list[LabelledFace
     read = {
         "utkface": lambda: utkface(config, "train", finder, run),
         "ferplus": lambda: ferplus(config, "train", finder, run),
-        "emotion_masked": lambda: hard_labelled(config, "emotion_masked", finder, run, share=0.3, weight=0.4),
-        "expw": lambda: hard_labelled(config, "expw", finder, run, share=0.15, weight=0.4),
-        "ffhq": lambda: ffhq(config, "train", finder, run, share=0.06, weight=0.5),
+        "emotion_masked": lambda: hard_labelled(config, "emotion_masked", finder, run),
+        "expw": lambda: hard_labelled(config, "expw", finder, run),
+        "ffhq": lambda: ffhq(config, "train", finder, run),
     }
-    return [read[name]() for name in wanted]
+    return [weighed(read[name](), name) for name in wanted]
+
+
+def weighed(faces: LabelledFaces, name: str) -> LabelledFaces:
+    share, weight = SHARE_AND_WEIGHT.get(name, (1.0, 1.0))
+    return dataclasses.replace(faces, share=share, weight=weight)
 
 
 def train(config: AttributesConfig) -> nn.Module:

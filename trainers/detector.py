@@ -14,6 +14,7 @@ from trainers.fit import FitOptions, Recipe, fit, image_batch
 from trainers.portraits import Paster, load_portraits
 from trainers.scenes import SceneSamples, load_scenes
 from trainers.teacher import TeacherDetector
+from trainers.wider import load_wider
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class DetectorConfig:
     data: str = "data"
     run: str = "runs/detector"
     yunet: str = ""  # YuNet's ONNX file: it boxes portraits to paste, and judges spoilt faces; none: neither
+    wider: str = ""  # WIDER FACE's folder, whose training pictures join the scenes; none: without
     start: str = ""  # a folder of detector weights to start from; none: from scratch
     limit: int = 0  # scenes used; 0 is all
     crop: int = 320  # training crop, px
@@ -81,6 +83,8 @@ def train(config: DetectorConfig) -> nn.Module:
         else Detector(config.width, config.neck)
     )
     scenes = load_scenes(config.data, config.limit)
+    if config.wider:
+        scenes += load_wider(config.wider, limit=config.limit)
     teacher = TeacherDetector(config.yunet) if config.yunet else None
     paster = Paster(load_portraits(config.data, teacher, config.limit)) if teacher else None
     samples = SceneSamples(scenes, config.crop, paster, teacher)

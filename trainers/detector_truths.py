@@ -14,7 +14,7 @@ from engines.errors import MienError
 from engines.geometry import Floats, Image, iou_matrix
 from engines.stages import Detections, detect
 from trainers.detection_metrics import MATCH_IOU, Truth
-from trainers.scenes import Scene, is_held_out, paint_over
+from trainers.scenes import Scene, is_held_out, paint_over, rows_by_file
 from trainers.zips import SEED, ImageZip
 
 LOW_SCORE = 0.05
@@ -43,12 +43,9 @@ def held_out_scenes(folder: str, limit: int = 0) -> Iterator[JudgedScene]:
     SCRFD's of 0.3 to 0.5 are ignored, and so are its surer ones where a human drew boxes but not there.
     """
     with ImageZip(folder, "scenes") as data:
-        names = data.names()
-        held_out = is_held_out(names)
-        by_file: dict[str, list[dict[str, str]]] = {name: [] for name in names}
-        for row in data.rows():
-            by_file[row["file"]].append(row)
-        chosen = [name for name in names if held_out[name]]
+        by_file = rows_by_file(data)
+        held_out = is_held_out(list(by_file))
+        chosen = [name for name in by_file if held_out[name]]
         chosen = chosen[:: max(1, len(chosen) // limit)][:limit] if limit else chosen
         for name in chosen:
             yield judged_scene(data.image(name), by_file[name])

@@ -1,6 +1,7 @@
 """Recipe `expression`: five classes from an attribute crop, on any of several trunks."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from engines.errors import UsageError
-from engines.geometry import Image
+from engines.geometry import Floats, Image
 from engines.networks import ExpressionNet
 from engines.networks.expression import KINDS
 from engines.spec import EXPRESSIONS
@@ -58,21 +59,29 @@ class ExpressionConfig:
 
 
 class ExpressionSamples(RandomSamples):
-    """A picture of a class, changed a little: image (112, 112, 3) uint8 BGR, label."""
+    """A picture of a class, changed a little: image (112, 112, 3) uint8 BGR, label, wanted probabilities (5,)."""
 
     def __init__(self, crops: np.ndarray, pictures: list[Picture], balance: float) -> None:
         super().__init__(len(crops))
         self.crops = crops
         labels = np.array([picture.label for picture in pictures])
+        self.wanted = wanted_probabilities(pictures)
         self.masked = np.array([picture.source == "emotion_masked" for picture in pictures])
         self.of_class = [np.flatnonzero(labels == label) for label in range(len(EXPRESSIONS))]
         shares = np.array([len(members) for members in self.of_class], float) ** (1 - balance)
         self.shares = shares / shares.sum()
 
-    def sample(self, rng: np.random.Generator) -> tuple[Image, int]:
+    def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
         label = int(rng.choice(len(self.shares), p=self.shares))
         i = int(rng.choice(self.of_class[label]))
-        return changed(rng, self.crops[i], bool(self.masked[i])), label
+        return changed(rng, self.crops[i], bool(self.masked[i])), label, self.wanted[i]
+
+
+def wanted_probabilities(pictures: Sequence[Picture]) -> Floats:
+    """(M, 5): half the label, half the shares of the votes; the label alone where nobody voted."""
+    certain = np.eye(len(EXPRESSIONS), dtype=np.float32)[[picture.label for picture in pictures]]
+    voted = [picture.shares or row for picture, row in zip(pictures, certain, strict=True)]
+    return (certain + np.array(voted, np.float32)) / 2
 
 
 class ExpressionImages(Dataset):
@@ -89,17 +98,17 @@ class ExpressionImages(Dataset):
 
 
 class ExpressionRecipe(Recipe):
-    """Cross-entropy, by option with smoothed labels."""
+    """Cross-entropy against the label and what people voted, by option smoothed; validation against the label alone."""
 
     def __init__(self, network: nn.Module, config: ExpressionConfig) -> None:
         super().__init__(network, config.fit)
         self.smoothing = config.label_smoothing
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
-        images, label = batch
+        images, label, wanted = batch
         logits = self.network(image_batch(images)).float()
         right = (logits.argmax(1) == label).float().mean()
-        return F.cross_entropy(logits, label, label_smoothing=self.smoothing), {"accuracy": right}
+        return F.cross_entropy(logits, wanted, label_smoothing=self.smoothing), {"accuracy": right}
 
     def validation_loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, label = batch

@@ -46,6 +46,7 @@ class Picture:
     label: int  # into EXPRESSIONS
     group: str
     votes: int = 0  # for the label, where people voted
+    shares: tuple[float, ...] = ()  # of the votes for each of the five, where people voted
 
 
 def labelled_pictures(options: DataOptions) -> tuple[list[Picture], np.ndarray]:
@@ -120,13 +121,15 @@ def _union(options: DataOptions) -> tuple[list[Picture], list[str]]:
                     problems.append(f"{source}/{row[name]}: label {row[key]!r} is not known")
                 continue
             label = LABEL_OF[word]
-            votes = int(row[FER_VOTES[label]]) if source == "ferplus" else 0
-            if source == "ferplus" and votes < options.min_votes:
+            given = [int(row[vote]) for vote in FER_VOTES] if source == "ferplus" else []
+            votes = given[label] if given else 0
+            if given and votes < options.min_votes:
                 continue
             if row[name] not in there:
                 problems.append(f"{source}/{row[name]}: is missing")
                 continue
-            found.append(Picture(source, row[name], label, _group(source, row, row[name]), votes))
+            shares = tuple(count / sum(given) for count in given)
+            found.append(Picture(source, row[name], label, _group(source, row, row[name]), votes, shares))
     return found, problems
 
 

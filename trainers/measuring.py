@@ -24,6 +24,7 @@ class EvaluationConfig:
     wider: str = ""  # a folder in the public WIDER FACE layout, to be measured too
     plots: str = ""  # a folder for pictures; none: no pictures
     backend: str = "auto"
+    precision: str = "auto"  # f32, bf16, int8 ...: as the backend knows them
     limit: int = 0  # images of each set; 0 is all
     run: str = ""  # a folder that keeps found landmarks for the next measurement; none: found anew
 
@@ -37,7 +38,14 @@ def checkpoint_of(config: EvaluationConfig, model: str) -> Path:
 def engine(config: EvaluationConfig, model: str, size: tuple[int, int] | None = None) -> Engine:
     """The model to be measured, or, where the folder of weights has none of it, the shipped one."""
     weights = Path(config.weights) if config.weights and checkpoint_of(config, model).is_dir() else None
-    return load_engine(model, backend=config.backend, size=size, weights=weights, progress=print)
+    return load_engine(
+        model,
+        backend=config.backend,
+        precision=config.precision,
+        size=size,
+        weights=weights,
+        progress=print,
+    )
 
 
 def faces_through_chain(

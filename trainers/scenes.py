@@ -79,14 +79,20 @@ def fingerprint(image: Image) -> np.ndarray:
     return (small[:, 1:] > small[:, :-1]).reshape(-1)
 
 
+def rows_by_file(data: ImageZip) -> dict[str, list[dict[str, str]]]:
+    """The label rows of every picture, in the order of the names; none for a picture without labels."""
+    by_file: dict[str, list[dict[str, str]]] = {name: [] for name in data.names()}
+    for row in data.rows():
+        by_file[row["file"]].append(row)
+    return by_file
+
+
 def load_scenes(folder: str, limit: int = 0) -> list[Scene]:
     """The training scenes: held-out ones and their near-duplicates left out."""
     with ImageZip(folder, "scenes") as data:
-        names = data.names()
+        by_file = rows_by_file(data)
+        names = list(by_file)
         held_out = is_held_out(names)
-        by_file: dict[str, list[dict[str, str]]] = {name: [] for name in names}
-        for row in data.rows():
-            by_file[row["file"]].append(row)
         kept = [n for n in names if not held_out[n]]
         kept = kept[:: max(1, len(kept) // limit)][:limit] if limit else kept
         scenes = [Scene(n, data.image(n), *merge_labels(by_file[n])) for n in kept]
@@ -101,14 +107,9 @@ def load_scenes(folder: str, limit: int = 0) -> list[Scene]:
 def held_out_truths(folder: str, limit: int = 0) -> Iterator[tuple[Image, Truth]]:
     """The held-out scenes with SCRFD's boxes: to be found from a score of 0.5, not judged below."""
     with ImageZip(folder, "scenes") as data:
-        names = data.names()
-        held_out = is_held_out(names)
-        rows = data.rows()
-        chosen = [n for n in names if held_out[n]][: limit or None]
-        by_file: dict[str, list[dict[str, str]]] = {name: [] for name in names}
-        for row in rows:
-            by_file[row["file"]].append(row)
-        for name in chosen:
+        by_file = rows_by_file(data)
+        held_out = is_held_out(list(by_file))
+        for name in [n for n in by_file if held_out[n]][: limit or None]:
             strong = _boxes(by_file[name], "scrfd", 0.5)
             yield data.image(name), Truth(strong, _boxes(by_file[name], "scrfd", 0.0, 0.5))
 

@@ -1,0 +1,148 @@
+"""The detector, measured: equal conditions for ours and others, WIDER FACE's layout, painted-over faces."""
+
+import cv2
+import numpy as np
+import pytest
+
+from engines.errors import MienError
+from engines.stages import Detections
+from trainers.detection_metrics import Truth, judge
+from trainers.detector_truths import judged_scene, painted
+from trainers.evaluation import evaluate_recipe
+from trainers.recipes import train_recipe
+from trainers.wider import load_wider, read_list
+
+
+def boxes(*rows):
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+def found(*scored):
+    return Detections(boxes(*[s[1:] for s in scored]), np.array([s[0] for s in scored], np.float32))
+
+
+def test_average_precision_of_drawn_images_is_that_of_the_repeated_set():
+    detections = [found((0.9, 0, 0, 40, 40)), found((0.8, 100, 0, 140, 40)), found((0.7, 0, 0, 40, 40))]
+    truths = [Truth(boxes((0, 0, 40, 40)), boxes()) for _ in range(3)]
+    judged = judge(detections, truths, 16)
+    rows = np.array([0, 1, 1])
+
+    drawn = judge([detections[i] for i in rows], [truths[i] for i in rows], 16)
+
+    assert drawn.average_precision() == pytest.approx(judged.average_precision(judged.weights(rows)))
+    assert drawn.precision_recall(0.5) == pytest.approx(judged.precision_recall(0.5, judged.weights(rows)))
+
+
+def test_false_alarms_are_counted_by_image_above_the_threshold():
+    detections = [found((0.9, 0, 0, 40, 40), (0.8, 100, 0, 140, 40), (0.3, 200, 0, 240, 40)), found()]
+    truths = [Truth(boxes((0, 0, 40, 40)), boxes()), Truth(boxes(), boxes())]
+
+    assert [1, 0] == judge(detections, truths, 32).false_alarms(0.5).tolist()
+
+
+def row(origin, score, *box):
+    return {
+        "origin": origin,
+        "score": score,
+        **dict(zip(("x1", "y1", "x2", "y2"), map(str, box), strict=True)),
+    }
+
+
+def test_human_boxes_are_the_truth_where_there_are_any_and_scrfd_elsewhere():
+    image = np.zeros((100, 200, 3), np.uint8)
+    rows = [
+        row("scrfd", "0.9", 0, 0, 40, 40),
+        row("scrfd", "0.4", 60, 0, 90, 40),
+        row("scrfd", "0.1", 5, 5, 9, 9),
+    ]
+
+    machine = judged_scene(image, rows).truth
+    human = judged_scene(image, [*rows, row("human", "", 150, 60, 220, 90)]).truth
+
+    assert ([[0, 0, 40, 40]], [[60, 0, 90, 40]]) == (machine.faces.tolist(), machine.ignored.tolist())
+    assert [[150, 60, 200, 90]] == human.faces.tolist()
+    assert 2 == len(human.ignored)
+
+
+def test_painting_over_leaves_nothing_of_a_labelled_box_and_all_of_the_rest():
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    scene = judged_scene(image, [row("yunet", "0.2", 20, 20, 50, 50)])
+
+    covered = painted(scene, 3)
+
+    changed = (covered != image).any(2)
+    assert changed[22:48, 22:48].mean() > 0.9
+    assert not changed[:, 60:].any() and not changed[55:].any()
+    assert (covered == painted(scene, 3)).all()
+
+
+WIDER = """0--Parade/a.jpg
+3
+10 12 30 40 0 0 0 0 0 0
+100 20 8 9 2 0 0 1 2 0
+50 50 0 0 0 0 0 0 0 0
+1--Handshaking/none.jpg
+0
+0 0 0 0 0 0 0 0 0 0
+1--Handshaking/b.jpg
+1
+5 6 20 30 0 0 0 0 0 0
+"""
+
+
+@pytest.fixture
+def wider(tmp_path):
+    (tmp_path / "wider_face_split").mkdir()
+    for split in ("val", "train"):
+        (tmp_path / f"wider_face_split/wider_face_{split}_bbx_gt.txt").write_text(WIDER)
+        for name in ("0--Parade/a.jpg", "1--Handshaking/none.jpg", "1--Handshaking/b.jpg"):
+            path = tmp_path / f"WIDER_{split}/images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.full((120, 160, 3), 90, np.uint8))
+    return tmp_path
+
+
+def test_wider_face_is_read_with_its_invalid_boxes_in_doubt(wider):
+    first, none, second = load_wider(wider, "train", max_side=80)
+
+    assert ([[5, 6, 20, 26]], [[50, 10, 54, 14.5]]) == (first.faces.tolist(), first.doubtful.tolist())
+    assert ((60, 80, 3), 0, 1) == (first.image.shape, len(none.faces), len(second.faces))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a.jpg\n2\n1 2 3 4\n", "'a.jpg' does not fit"), ("a.jpg\nmany\n", "'a.jpg'"), ("a.jpg\n", "'a.jpg'")],
+)
+def test_a_wider_list_that_does_not_fit_is_named(tmp_path, text, words):
+    (tmp_path / "list.txt").write_text(text)
+
+    with pytest.raises(MienError, match=words):
+        read_list(tmp_path / "list.txt")
+
+
+def test_a_missing_wider_picture_is_named(wider):
+    (wider / "WIDER_val/images/1--Handshaking/b.jpg").unlink()
+
+    with pytest.raises(MienError, match=r"b\.jpg: missing"):
+        load_wider(wider, "val")
+
+
+def test_the_detector_is_measured_on_wider_face_too(sets, wider, tmp_path):
+    settings = [f"data={sets}", f"wider={wider}", "backend=eager", f"plots={tmp_path / 'plots'}"]
+    figures = evaluate_recipe("detector", settings)
+
+    assert any(name.startswith("AP of ours, 3 WIDER FACE val") for name in figures)
+    assert {"precision_recall_held-out.png", "precision_recall_wider.png"} == {
+        path.name for path in (tmp_path / "plots").iterdir()
+    }
+
+
+def test_the_detector_trains_on_wider_face_too(sets, wider, tmp_path):
+    short = ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.batch_size=4", "fit.threads=1", "limit=3"]
+    folder = train_recipe(
+        "detector", [f"data={sets}", f"wider={wider}", f"run={tmp_path}", "crop=96", *short]
+    )
+
+    assert (folder / "weights.safetensors").is_file()
+    with pytest.raises(MienError, match=r"no WIDER_train/images nor images"):
+        train_recipe("detector", [f"data={sets}", f"wider={sets}", f"run={tmp_path / 'none'}", *short])

@@ -1,0 +1,130 @@
+"""FFHQ's public layout and the recipe that the seed trained on it."""
+
+import json
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engines.checkpoint import load_checkpoint
+from engines.errors import MienError, UsageError
+from engines.networks import AttributesNet
+from engines.spec import EMOTIONS
+from tests.face_sets import face, ffhq_label
+from trainers.evaluation import evaluate_recipe
+from trainers.ffhq import FfhqConfig, load_state, make_network
+from trainers.ffhq_layout import ffhq_part, open_ffhq
+from trainers.recipes import train_recipe
+
+
+def ffhq_tree(folder, n=60):
+    """The public layout in a folder, with PNG thumbnails."""
+    rng = np.random.default_rng(281)
+    for name in ("thumbnails", "json"):
+        (folder / name).mkdir(parents=True)
+    for i in range(n):
+        cv2.imwrite(str(folder / f"thumbnails/{i:05d}.png"), face(rng, 128, 32, 0.46)[0])
+        (folder / f"json/{i:05d}.json").write_text(json.dumps(ffhq_label(rng, i)))
+    return folder
+
+
+def test_ffhq_is_split_by_the_hash_of_its_webp_name_in_folder_and_zip(tmp_path):
+    folder = ffhq_tree(tmp_path / "ffhq")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for path in folder.rglob("*.*"):
+            archive.write(path, path.relative_to(folder))
+
+    parts = {}
+    for part in ("train", "val", "test"):
+        with open_ffhq(tmp_path) as from_folder, open_ffhq(tmp_path / "packed.zip") as from_zip:
+            parts[part] = [row.image for row in from_folder.faces(part)]
+            assert parts[part] == [row.image for row in from_zip.faces(part)]
+
+    assert 60 == len(set().union(*parts.values())) == sum(map(len, parts.values()))
+    assert (
+        "test" == ffhq_part("thumbnails/00004.png") == ffhq_part("00004.webp")
+        or ffhq_part("00004.webp") in parts
+    )
+
+
+def test_ffhq_labels_that_do_not_fit_are_all_named(tmp_path):
+    folder = ffhq_tree(tmp_path / "ffhq")
+    train = [p.stem for p in sorted((folder / "thumbnails").iterdir()) if ffhq_part(p.name) == "train"]
+    label = ffhq_label(np.random.default_rng(0), 0)
+    label[0]["faceAttributes"]["age"] = 300
+    (folder / f"json/{train[0]}.json").write_text(json.dumps(label))
+    (folder / f"json/{train[1]}.json").unlink()
+    (folder / f"json/{train[2]}.json").write_text("{")
+    (folder / f"json/{train[3]}.json").write_text("[]")  # the machine saw no face: left out
+
+    with open_ffhq(tmp_path) as data, pytest.raises(MienError) as error:
+        data.faces("train")
+
+    assert all(name in str(error.value) for name in train[:3]) and train[3] not in str(error.value)
+    assert "age 300.0 is out of range" in str(error.value)
+
+
+FFHQ_SHORT = [
+    "crop=thumbnail",
+    "input_size=64",
+    "fit.batch_size=16",
+    "fit.threads=2",
+    "picture_every=1",
+    "start=",
+]
+
+
+def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
+    folder = ffhq_tree(tmp_path / "ffhq")
+    settings = [f"data={folder}", f"run={tmp_path / 'run'}", *FFHQ_SHORT]
+    train_recipe("ffhq", [*settings, "fit.epochs=1"])
+
+    checkpoint = train_recipe("ffhq", [*settings, "fit.epochs=2"])
+
+    run = tmp_path / "run"
+    assert [1, 2] == [row["epoch"] for row in json.loads((run / "history.json").read_text())]
+    assert {"epoch_001", "epoch_002"} == {p.name for p in run.glob("epoch_*")}
+    assert all(cv2.imread(str(run / f"history_00{n}.png")) is not None for n in (1, 2))
+    best = json.loads((checkpoint / "metadata.json").read_text())
+    history = json.loads((run / "history.json").read_text())
+    assert best["epoch"] == min(history, key=lambda r: r["val_loss"])["epoch"]
+    assert ("thumbnail", 64) == (best["crop"], best["options"]["input_size"])
+    network, spec = load_checkpoint(checkpoint)
+    assert ((64, 64), EMOTIONS) == (spec.input_size, spec.labels)
+    kept = load_file(run / "best_model.safetensors")
+    assert all(
+        torch.allclose(v.half().float(), network.state_dict()[k])
+        for k, v in kept.items()
+        if v.is_floating_point()
+    )
+    figures = evaluate_recipe("ffhq", [f"data={folder}", f"weights={run}", "backend=eager"])
+    assert 3 == len(figures) and all("machine-made" in name for name in figures)
+
+
+def test_the_ffhq_network_may_be_a_torchvision_backbone_from_a_state_dict(tmp_path):
+    from torchvision.models import mobilenet_v3_small
+
+    torch.manual_seed(0)
+    torch.save(mobilenet_v3_small().state_dict(), tmp_path / "backbone.pt")
+    config = FfhqConfig(backbone="mobilenet_v3_small", start=str(tmp_path / "backbone.pt"), input_size=64)
+
+    network = make_network(config).eval()
+
+    first = torch.load(tmp_path / "backbone.pt", weights_only=True)["features.0.0.weight"]
+    assert (first == network.trunk.state_dict()["features.0.0.weight"]).all()
+    assert (2,) == network(torch.zeros(2, 3, 64, 64))[1].shape
+
+
+def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_path):
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    torch.save({"trunk.x": FfhqConfig()}, tmp_path / "code.pt")
+
+    with pytest.raises(MienError, match="none of its 1 tensors fits"):
+        load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "other.safetensors")
+    with pytest.raises(MienError, match="not a plain file of tensors"):
+        load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "code.pt")
+    with pytest.raises(UsageError, match="backbone=NAME"):
+        make_network(FfhqConfig(start="imagenet"))
