@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from daemon.attributes import AttributeFields, attribute_fields
 from daemon.config import CameraConfig, IdentityConfig, QualityConfig
 from daemon.face_events import embedding_record
-from daemon.gallery import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.identity import judged, match, threshold_of, undecided, without_doubles
 from daemon.images import read_image
+from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.records import (
     Box,
     Emotion,

@@ -46,6 +46,8 @@ def _colours(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray
     x1, y1, x2, y2 = np.clip(np.rint(box_xyxy).astype(int), 0, (width, height, width, height))
     if x2 - x1 < 2 or y2 - y1 < 2:
         return np.zeros(BINS**3, np.float32)
-    patch = cv2.resize(image[y1:y2, x1:x2], (PATCH, PATCH), interpolation=cv2.INTER_AREA)
+    rows, columns = max(1, (y2 - y1) // (2 * PATCH)), max(1, (x2 - x1) // (2 * PATCH))
+    sparse = image[y1:y2:rows, x1:x2:columns]  # averaging every pixel of a large face takes ten times as long
+    patch = cv2.resize(sparse, (PATCH, PATCH), interpolation=cv2.INTER_AREA)
     counts = cv2.calcHist([patch], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3).reshape(-1)
     return np.asarray(np.sqrt(counts / counts.sum()), np.float32)

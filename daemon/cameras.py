@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Self
 
 from daemon.capture import Capture, StatusChange
@@ -50,6 +49,15 @@ class CameraCounts:
     num_connections: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Frames of all cameras at one moment: num_in = those taken + the sum of dropped + the sum of waiting."""
+
+    num_in: int
+    dropped: Counter[str]
+    waiting: dict[str, int]
+
+
 class Cameras:
     """The captures of all enabled cameras; a context manager that starts and ends them.
 
@@ -82,9 +90,7 @@ class Cameras:
             watched.capture.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
         until_s = time.monotonic() + JOIN_S
         self.all_ended = all(
@@ -226,28 +232,23 @@ class Cameras:
         """What became of a camera's frames; all 0 for one that was removed meanwhile."""
         watched = self._watched.get(name)
         totals: Counter[str] = Counter() if watched is None else _totals(watched, closing=False)
-        dropped = Counter({key[5:]: num for key, num in totals.items() if key.startswith("drop_")})
+        dropped = _drops(totals)
         waiting = totals["in"] - totals["taken"] - dropped.total()
         return CameraCounts(totals["in"], totals["taken"], dropped, waiting, totals["connections"])
 
-    @property
-    def num_frames(self) -> int:
-        """Frames that came in from all cameras so far, those passed over for `max_fps` among them."""
-        return self._sum()["in"]
+    def tally(self) -> Tally:
+        """The frames of all cameras, those removed among them."""
+        counts = {name: self.counts(name) for name in self.states()}
+        dropped = Counter(superseded=0)
+        for each in (_drops(self._removed), *(each.dropped for each in counts.values())):
+            dropped.update(each)
+        num_in = self._removed["in"] + sum(each.num_in for each in counts.values())
+        return Tally(num_in, dropped, {name: each.waiting for name, each in counts.items()})
 
-    @property
-    def num_dropped(self) -> Counter[str]:
-        """Frames not processed so far, by reason."""
-        drops = {key[5:]: num for key, num in self._sum().items() if key.startswith("drop_")}
-        return Counter({"superseded": 0} | drops)
 
-    def _sum(self) -> Counter[str]:
-        return sum((_totals(each, closing=False) for each in self.states().values()), Counter(self._removed))
-
-    @property
-    def queue_depth(self) -> dict[str, int]:
-        """Frames waiting, by camera."""
-        return {name: watched.capture.slot.depth() for name, watched in self._watched.items()}
+def _drops(totals: Counter[str]) -> Counter[str]:
+    """Frames not processed, by reason."""
+    return Counter({key[5:]: num for key, num in totals.items() if key.startswith("drop_")})
 
 
 def _totals(watched: Watched, *, closing: bool = True) -> Counter[str]:

@@ -10,6 +10,7 @@ import typer
 
 from daemon.commands import (
     analyze,
+    bench,
     classify,
     compare,
     config,
@@ -58,6 +59,7 @@ app.command()(replay.replay)
 app.command()(analyze.analyze)
 app.command()(compare.compare)
 app.command()(classify.classify)
+app.command()(bench.bench)
 app.command()(watch.watch)
 app.command()(relay.relay)
 app.add_typer(keys.app, name="keys")

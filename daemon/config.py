@@ -199,7 +199,7 @@ class ControlConfig(Section):
 class ServiceConfig(Section):
     """How the main loop works, and what it puts up with."""
 
-    max_batch: int = Field(default=4, ge=1)
+    frames_at_once: int = Field(default=4, ge=1)
     stage_timeout_s: float = Field(default=60.0, gt=0)
     max_failures: int = Field(default=3, ge=1)
     gpu_wait_s: Seconds = 60.0

@@ -9,6 +9,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+RENAMED: dict[tuple[str, ...], str] = {
+    ("service", "max_batch"): "is now `frames_at_once` (pictures a call of an engine: `engines.max_batch`)",
+}
+
 
 def describe_errors(path: Path, error: ValidationError, root: type[BaseModel]) -> str:
     """One line a mistake. Values are never repeated, since a value may be a URL with a password."""
@@ -35,6 +39,8 @@ def _words(item: Any, root: type[BaseModel]) -> str:
 
 
 def _unknown_key(location: Sequence[int | str], root: type[BaseModel]) -> str:
+    if words := RENAMED.get(tuple(str(part) for part in location[-2:])):
+        return words
     section = _section_at(location[:-1], root)
     known = list(section.model_fields) if section else []
     near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)

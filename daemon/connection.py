@@ -1,4 +1,4 @@
-"""The subscriber's side of a connection: socket options, what an event is, and being refused."""
+"""The side of a connection that takes events: a watched socket, what an event is, and being refused."""
 
 from __future__ import annotations
 
@@ -51,8 +51,50 @@ def decoded(parts: Sequence[bytes]) -> tuple[str, dict[str, Any]]:
     raise MienError("received a message that is no Mien event; check that the endpoint is a Mien daemon's")
 
 
-def set_up(socket: zmq.Socket[Any], endpoint: str, hwm: int, curve: ClientCurve | None) -> None:
-    """Options of a socket that is to connect to a daemon or relay."""
+class WatchedSocket:
+    """A socket connected to a daemon or relay, and its monitor, which tells of refusals.
+
+    kind: zmq.SUB or zmq.XSUB. Connecting succeeds whether or not a daemon is there yet. Raises UsageError for a
+    malformed endpoint.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], kind: int, endpoint: str, hwm: int, curve: ClientCurve | None
+    ) -> None:
+        self.endpoint = endpoint
+        self._refusals = Refusals(endpoint)
+        self.socket: Any = context.socket(kind)  # of asyncio or not, as its context is
+        self.monitor: Any = self.socket.get_monitor_socket(Refusals.EVENTS)
+        try:
+            _set_up(self.socket, endpoint, hwm, curve)
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self) -> None:
+        """Connects, or does so again where ZeroMQ has given it up."""
+        try:
+            self.socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            raise UsageError(
+                f"{self.endpoint}: cannot be connected to ({error.strerror});"
+                " it looks like tcp://HOST:PORT or ipc://PATH"
+            ) from None
+
+    def refusal(self, message: list[bytes]) -> MienError | None:
+        """What a message of the monitor means, where it is a refusal."""
+        return self._refusals.told(message)
+
+    def close(self) -> None:
+        """Gives both sockets back; a second time does nothing."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close(0)
+            self.socket.close(0)
+
+
+def _set_up(socket: zmq.Socket[Any], endpoint: str, hwm: int, curve: ClientCurve | None) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVHWM, hwm)
     socket.setsockopt(zmq.IPV6, is_ipv6(endpoint))
@@ -64,16 +106,6 @@ def set_up(socket: zmq.Socket[Any], endpoint: str, hwm: int, curve: ClientCurve 
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
     if curve is not None:
         curve.secure(socket)
-
-
-def connect(socket: zmq.Socket[Any], endpoint: str) -> None:
-    """Connects, whether or not a daemon is there yet. Raises UsageError for a malformed endpoint."""
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        raise UsageError(
-            f"{endpoint}: cannot be connected to ({error.strerror}); it looks like tcp://HOST:PORT or ipc://PATH"
-        ) from None
 
 
 class Refusals:

@@ -1,7 +1,6 @@
 """The control socket: a Unix socket, one JSON object a line, for the daemon's own user and root.
 
-A request is `{"do": "status"}` and the like (see the classes below); the answer is `{"ok": true, "result": ...}`
-or `{"ok": false, "error": "..."}`.
+What is said through it: daemon/control_requests.py.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 import structlog
 
 from daemon.config import Config, default_state_dir
+from daemon.control_requests import Answer, AnyRequest
 from engines.errors import MienError, UsageError
 
 log = structlog.get_logger(__name__)
@@ -31,104 +30,6 @@ MAX_LINE = 64 * 2**20
 
 PATIENCE_S = 30.0
 MAX_CLIENTS = 16
-
-
-class Request(msgspec.Struct, tag_field="do", forbid_unknown_fields=True):
-    """What can be asked."""
-
-
-class Status(Request, tag="status"):
-    """How the daemon and its cameras are."""
-
-
-class Reload(Request, tag="reload"):
-    """Read the configuration again."""
-
-
-class CameraAdd(Request, tag="camera_add"):
-    """settings: those of an entry under `cameras:`."""
-
-    settings: dict[str, Any]
-
-
-class CameraRemove(Request, tag="camera_remove"):
-    """Read a camera no longer."""
-
-    name: str
-
-
-class CameraRestart(Request, tag="camera_restart"):
-    """Connect a camera anew."""
-
-    name: str
-
-
-class LookRecord(msgspec.Struct, forbid_unknown_fields=True):
-    """An enrolled image on its way. embedding: little-endian float32, in base64."""
-
-    model: str
-    embedding: bytes
-    image: str
-    image_sha256: str
-    interocular_px: float
-    enrolled_at: str = ""
-
-
-class GalleryPeople(Request, tag="gallery_people"):
-    """Everybody."""
-
-
-class GalleryLooks(Request, tag="gallery_looks"):
-    """One person's images."""
-
-    name: str
-
-
-class GalleryEnrol(Request, tag="gallery_enrol"):
-    """More images of a person, new or not."""
-
-    name: str
-    looks: list[LookRecord]
-
-
-class GalleryRemove(Request, tag="gallery_remove"):
-    """Erase a person."""
-
-    name: str
-
-
-class GalleryBackup(Request, tag="gallery_backup"):
-    """The whole gallery as the bytes of a file."""
-
-
-class GalleryRestore(Request, tag="gallery_restore"):
-    """Another file's people in place of those of now."""
-
-    content: bytes
-
-
-AnyRequest = (
-    Status
-    | Reload
-    | CameraAdd
-    | CameraRemove
-    | CameraRestart
-    | GalleryPeople
-    | GalleryLooks
-    | GalleryEnrol
-    | GalleryRemove
-    | GalleryBackup
-    | GalleryRestore
-)
-
-
-class Answer(msgspec.Struct, omit_defaults=True):
-    """What came of a request; exit_code is that of the command line."""
-
-    ok: bool
-    result: Any = None
-    error: str | None = None
-    exit_code: int = 0
 
 
 def default_paths(instance: str) -> list[Path]:
@@ -200,9 +101,7 @@ class ControlServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         with suppress(FileNotFoundError):

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
+from daemon import control_requests as requests
 from daemon.config import Config
-from daemon.control import (
-    AnyRequest,
-    CameraAdd,
-    CameraRemove,
-    CameraRestart,
-    GalleryBackup,
-    GalleryEnrol,
-    GalleryLooks,
-    GalleryPeople,
-    GalleryRemove,
-    GalleryRestore,
-    LookRecord,
-    Reload,
-    Status,
-)
-from daemon.gallery import EnrolledLook, Gallery
+from daemon.control_requests import AnyRequest
+from daemon.gallery import Gallery
 from daemon.steering import Steering
 from engines.errors import MienError, UsageError
-
-UNIT_TOLERANCE = 0.01
 
 
 class ControlAnswers:
@@ -45,15 +25,15 @@ class ControlAnswers:
     def answer(self, request: AnyRequest) -> Any:
         """What the client is told; raises MienError for what cannot be done."""
         match request:
-            case Status():
+            case requests.Status():
                 return self._status() | {"people": self._num_people()}
-            case Reload():
+            case requests.Reload():
                 return asdict(self._steering.reload())
-            case CameraAdd(settings):
+            case requests.CameraAdd(settings):
                 return self._steering.add(settings)
-            case CameraRemove(name):
+            case requests.CameraRemove(name):
                 return self._steering.remove(name)
-            case CameraRestart(name):
+            case requests.CameraRestart(name):
                 return self._steering.restart(name)
         return self._of_gallery(request)
 
@@ -69,49 +49,16 @@ class ControlAnswers:
     def _of_gallery(self, request: AnyRequest) -> Any:
         with Gallery(self._gallery_path) as gallery:
             match request:
-                case GalleryPeople():
+                case requests.GalleryPeople():
                     return [asdict(person) for person in gallery.people()]
-                case GalleryLooks(name):
-                    return [record_of(look) for look in gallery.looks(name)]
-                case GalleryEnrol(name, looks):
-                    return gallery.enrol(name, [look_of_record(each) for each in looks])
-                case GalleryRemove(name):
+                case requests.GalleryLooks(name):
+                    return [requests.record_of(look) for look in gallery.looks(name)]
+                case requests.GalleryEnrol(name, looks):
+                    return gallery.enrol(name, [requests.look_of_record(each) for each in looks])
+                case requests.GalleryRemove(name):
                     return gallery.remove(name)
-                case GalleryBackup():
+                case requests.GalleryBackup():
                     return gallery.content()
-                case GalleryRestore(content):
-                    return _restored(gallery, content)
+                case requests.GalleryRestore(content):
+                    return gallery.restore_content(content, gallery.path)
         raise UsageError("this daemon does not know the request; it is older than the command")
-
-
-def _restored(gallery: Gallery, content: bytes) -> int:
-    with tempfile.TemporaryDirectory(dir=gallery.path.parent, prefix=".restore-") as folder:
-        path = Path(folder) / "gallery.sqlite"
-        path.write_bytes(content)
-        return gallery.restore(path)
-
-
-def record_of(look: EnrolledLook) -> LookRecord:
-    """A look as it travels."""
-    return LookRecord(
-        model=look.model,
-        embedding=look.embedding.astype("<f4").tobytes(),
-        image=look.image,
-        image_sha256=look.image_sha256,
-        interocular_px=look.interocular_px,
-        enrolled_at=look.enrolled_at,
-    )
-
-
-def look_of_record(record: LookRecord) -> EnrolledLook:
-    """A look that travelled; raises UsageError where its embedding is none."""
-    if not record.embedding or len(record.embedding) % 4:
-        raise UsageError(f"{record.image!r}: its embedding is no row of float32")
-    embedding = np.frombuffer(record.embedding, "<f4")
-    if not abs(float(np.linalg.norm(embedding.astype(np.float64))) - 1) < UNIT_TOLERANCE:
-        raise UsageError(f"{record.image!r}: its embedding is no unit vector")
-    return EnrolledLook(embedding=embedding, **_others(record))
-
-
-def _others(record: LookRecord) -> dict[str, Any]:
-    return {key: value for key, value in msgspec.structs.asdict(record).items() if key != "embedding"}

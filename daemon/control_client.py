@@ -5,29 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from daemon import control_requests as requests
 from daemon.config import Config, default_state_dir
-from daemon.control import (
-    MAX_LINE,
-    Answer,
-    AnyRequest,
-    GalleryBackup,
-    GalleryEnrol,
-    GalleryLooks,
-    GalleryPeople,
-    GalleryRemove,
-    GalleryRestore,
-    LookRecord,
-    Status,
-    default_paths,
-)
-from daemon.control_answers import look_of_record, record_of
-from daemon.gallery import EnrolledLook, PersonSummary
-from daemon.whole_file import whole_file
+from daemon.control import MAX_LINE, default_paths
+from daemon.control_requests import AnyRequest
+from daemon.gallery_file import read_backup, write_backup
+from daemon.looks import EnrolledLook, PersonSummary
 from engines.errors import MienError, UsageError
 
 PATIENCE_S = 60.0
@@ -56,9 +43,11 @@ class Control:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hangs up."""
         self._lines.close()
         self._socket.close()
 
@@ -76,7 +65,7 @@ class Control:
             raise MienError(f"{self.path}: the daemon went away ({error.strerror or 'no answer'})") from None
         if not told:
             raise MienError(f"{self.path}: the daemon hung up; see its log")
-        answer = msgspec.json.decode(told, type=Answer)
+        answer = msgspec.json.decode(told, type=requests.Answer)
         if not answer.ok:
             raise (UsageError if answer.exit_code == UsageError.exit_code else MienError)(answer.error)
         return answer.result
@@ -117,11 +106,11 @@ def owner_of(config: Config) -> Control | None:
     # The unit's daemon has its own state folder, so without a path of its own the config means that one.
     means_the_units = control.path.parent == SERVICE_FOLDER and path == default_state_dir() / path.name
     try:
-        if means_the_units or Path(control.ask(Status())["gallery"]).resolve() == path.resolve():
+        if means_the_units or Path(control.ask(requests.Status())["gallery"]).resolve() == path.resolve():
             return control
     except MienError:
         pass
-    control.__exit__(None, None, None)
+    control.close()
     return None
 
 
@@ -130,39 +119,32 @@ class RemoteGallery:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self.path = Path(control.ask(Status())["gallery"])
+        self.path = Path(control.ask(requests.Status())["gallery"])
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._control.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._control.close()
 
     def people(self) -> list[PersonSummary]:
-        return msgspec.convert(self._control.ask(GalleryPeople()), list[PersonSummary])
+        return msgspec.convert(self._control.ask(requests.GalleryPeople()), list[PersonSummary])
 
     def looks(self, name: str) -> list[EnrolledLook]:
-        records = msgspec.convert(self._control.ask(GalleryLooks(name)), list[LookRecord])
-        return [look_of_record(record) for record in records]
+        records = msgspec.convert(self._control.ask(requests.GalleryLooks(name)), list[requests.LookRecord])
+        return [requests.look_of_record(record) for record in records]
 
     def enrol(self, name: str, looks: Sequence[EnrolledLook]) -> int:
-        return int(self._control.ask(GalleryEnrol(name, [record_of(look) for look in looks])))
+        return int(
+            self._control.ask(requests.GalleryEnrol(name, [requests.record_of(look) for look in looks]))
+        )
 
     def remove(self, name: str) -> None:
-        self._control.ask(GalleryRemove(name))
+        self._control.ask(requests.GalleryRemove(name))
 
     def backup(self, target: Path) -> int:
-        content = msgspec.convert(self._control.ask(GalleryBackup()), bytes)
-        with whole_file(target) as part:
-            part.chmod(0o600)
-            part.write_bytes(content)
+        write_backup(target, msgspec.convert(self._control.ask(requests.GalleryBackup()), bytes))
         return len(self.people())
 
     def restore(self, source: Path) -> int:
-        try:
-            content = source.read_bytes()
-        except OSError as error:
-            raise MienError(f"{source}: cannot be read ({error.strerror}); check the path") from None
-        return int(self._control.ask(GalleryRestore(content)))
+        return int(self._control.ask(requests.GalleryRestore(read_backup(source))))

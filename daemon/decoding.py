@@ -6,7 +6,6 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import av
@@ -129,9 +128,7 @@ class VideoReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._container.close()
 
     @property
@@ -174,8 +171,9 @@ class VideoReader:
             if pts_s <= self.last_pts_s:
                 pts_s = max(self.last_pts_s + 1 / self.fps, 0.0)
             self.last_pts_s = pts_s
-            if wanted(pts_s):
-                yield Picture(index, pts_s, self._upright(frame), self._sent_at_s(frame))
+            image = self._upright(frame) if wanted(pts_s) else None
+            if image is not None:
+                yield Picture(index, pts_s, image, self._sent_at_s(frame))
 
     def _has_jumped(self, pts_s: float) -> bool:
         """A file's gaps are true, a live stream's are not: there time went on as the clock on the wall did."""
@@ -228,8 +226,13 @@ class VideoReader:
             error = TimeoutError()
         return SourceLostError(f"{self._shown}: {in_words(error, self._remote)}")
 
-    def _upright(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
+    def _upright(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+        """The picture in BGR; None where damage gave it a format or size that nothing can convert."""
+        try:
+            image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
+        except (av.FFmpegError, OSError, ValueError, MemoryError):
+            self.num_damaged += 1
+            return None
         quarter_turns = (round(frame.rotation / 90) - self._rotate // 90) % 4
         return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from daemon.config import QualityConfig
-from daemon.gallery import EnrolledLook, model_id
 from daemon.images import read_image
+from daemon.looks import EnrolledLook, model_id
 from daemon.records import Reason
 from daemon.stills import find_faces, the_face
 from engines.errors import MienError

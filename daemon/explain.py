@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config import Config, IdentityConfig, QualityConfig
-from daemon.gallery import GallerySnapshot
 from daemon.identity import Match, judged, match, threshold_of, without_doubles
 from daemon.images import read_image
+from daemon.looks import GallerySnapshot
 from daemon.quality import INNER, interocular, sharpness, yaw
 from daemon.records import Identity, Reason
 from daemon.stills import StillFace, find_faces

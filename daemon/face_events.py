@@ -89,7 +89,9 @@ def _embedding(person: Followed) -> tuple[float, ...] | UnsetType | None:
 
 def embedding_record(vector: NDArray[np.float32]) -> tuple[float, ...]:
     """An embedding (D,) as the contract has it."""
-    return tuple(round(float(value), EMBEDDING_DIGITS) + 0.0 for value in vector)
+    # Adding zero turns -0.0, which would be written with its sign, into 0.0.
+    rounded = np.rint(vector.astype(np.float64) * 10**EMBEDDING_DIGITS) / 10**EMBEDDING_DIGITS + 0.0
+    return tuple(rounded.tolist())
 
 
 def _attributes_age_ms(look: Look) -> float | UnsetType | None:

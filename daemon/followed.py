@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from daemon.attributes import AttributeMeans
 from daemon.identity import IdentityVote
 from daemon.records import Frame, Identity, Quality, TrackBest, box_record, round_score
+from engines.image_ops import Picture
 
 Floats = NDArray[np.float32]
 
@@ -22,8 +23,8 @@ HURRY = 4
 class Look:
     """One face in one frame, with all that is seen in it.
 
-    box_xyxy (4,) and landmarks (5, 2) in px of the frame; aligned_crop (112, 112, 3) uint8 BGR; weight: how
-    much the look counts beside others of the same track, 0 to 1.
+    box_xyxy (4,) and landmarks (5, 2) in px of the frame; aligned_crop (112, 112, 3) uint8 BGR, where
+    the engines run; weight: how much the look counts beside others of the same track, 0 to 1.
     """
 
     frame: Frame
@@ -31,7 +32,7 @@ class Look:
     box_xyxy: Floats
     score: float
     landmarks: Floats
-    aligned_crop: NDArray[np.uint8]
+    aligned_crop: Picture
     quality: Quality
     weight: float
 

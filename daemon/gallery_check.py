@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config import IdentityConfig
-from daemon.gallery import EnrolledLook, Gallery, PersonSummary
+from daemon.gallery import Gallery
 from daemon.identity import threshold_of
+from daemon.looks import EnrolledLook, PersonSummary
 from engines.runtime import WEIGHTS
 from engines.spec import ModelSpec
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config import IdentityConfig
-from daemon.gallery import GallerySnapshot
+from daemon.looks import GallerySnapshot
 from daemon.records import Identity, round_score
 from engines.spec import ModelSpec
 
@@ -136,7 +136,8 @@ class IdentityVote:
         steady = list(self._looks)
         if 0 < self._num_strange < len(steady):  # strange looks vote only once they have won
             steady = steady[: -self._num_strange]
-        total = sum((vector * weight for vector, weight in steady), np.zeros_like(steady[0][0]))
+        weights = np.array([weight for _, weight in steady], np.float32)
+        total = weights @ np.stack([vector for vector, _ in steady])
         return (total / max(float(np.linalg.norm(total)), 1e-9)).astype(np.float32)
 
 

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import UNSET
 
 from daemon.records import Event, FacesEvent, encode, topic_of
-from daemon.whole_file import whole_file
+from daemon.whole_file import told_of, whole_file
+from engines.errors import MienError
 
 REPLAY_INSTANCE = "replay"
 REPLAY_EPOCH = 0
@@ -24,6 +25,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._whole = whole_file(path)
         self._next_seq: Counter[str] = Counter()
         self._file: BinaryIO
@@ -35,8 +37,14 @@ class JsonLines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._whole.__exit__(kind, error, trace)
+        try:
+            with told_of(self._path):
+                self._file.close()
+        except MienError as failure:
+            kind, error = type(failure), failure
+            raise
+        finally:
+            self._whole.__exit__(kind, error, trace)
 
     def publish(self, event: Event) -> Event:
         """Stamps and writes an event; returns it as it was written."""
@@ -47,5 +55,6 @@ class JsonLines:
         if isinstance(stamped, FacesEvent):
             stamped = msgspec.structs.replace(stamped, latency_ms=UNSET)
         self._next_seq[topic] += 1
-        self._file.write(encode(stamped) + b"\n")
+        with told_of(self._path):
+            self._file.write(encode(stamped) + b"\n")
         return stamped

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from daemon.gallery import EMPTY_SNAPSHOT, Gallery, GallerySnapshot
+from daemon.gallery import Gallery
+from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
 from engines.errors import MienError
 
 log = structlog.get_logger(__name__)
+
+
+RETRY_S = 0.5
+"""How long after a failure the gallery is left alone; a change is to be seen within a second."""
 
 
 class GallerySource(Protocol):
@@ -32,14 +38,23 @@ class LiveGallery:
         self._gallery: Gallery | None = None
         self._state: tuple[int, int] | None = None
         self._snapshot = EMPTY_SNAPSHOT
+        self._told = ""
+        self._again_s = 0.0
         self._refresh()
 
     def snapshot(self) -> GallerySnapshot:
-        """The people of now. A change that cannot be used is warned of, and the people of before stay."""
+        """The people of now. A change that cannot be used is warned of once, and the people of before stay."""
+        if time.monotonic() < self._again_s:
+            return self._snapshot
         try:
             self._refresh()
+            self._told = ""
         except MienError as error:
-            log.warning("gallery_not_read", detail=str(error))
+            self.close()
+            self._again_s = time.monotonic() + RETRY_S
+            if self._told != str(error):
+                self._told = str(error)
+                log.warning("gallery_not_read", detail=self._told)
         return self._snapshot
 
     def close(self) -> None:
@@ -59,8 +74,8 @@ class LiveGallery:
             self._gallery = Gallery(self._path)
         state = (inode, self._gallery.version())
         if state != self._state:
-            self._state = state
             self._snapshot = self._gallery.snapshot(self._model)
+            self._state = state
 
     def _inode(self) -> int | None:
         try:

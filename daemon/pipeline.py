@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +16,24 @@ from daemon.attributes import AttributeMeans
 from daemon.config import CameraConfig, Config
 from daemon.face_events import ended_event, faces_event, track_events
 from daemon.followed import HURRY, Followed, Look
-from daemon.gallery import EMPTY_SNAPSHOT, model_id
 from daemon.identity import IdentityVote, threshold_of, without_doubles
 from daemon.live_gallery import GallerySource, LiveGallery
+from daemon.looks import EMPTY_SNAPSHOT, model_id
 from daemon.quality import assess, weight
 from daemon.records import Event, Frame, Identity
 from daemon.region import region_views, shifted
 from daemon.scene import SceneWatch
 from daemon.stage_watch import StageWatch
 from daemon.tracker import Track, Tracker
-from engines.geometry import attribute_crop, recognition_crop
+from engines.geometry import FACE_SIZE, alignment_matrix, attribute_matrix
+from engines.image_ops import HOST, ImageOps, Picture, ops_for
 from engines.runtime import FaceEngines
-from engines.stages import Detections, classify, detect, embed, find_landmarks
+from engines.stages import AttributeScores, Detections, classify, detect, embed, find_landmarks
 
 Floats = NDArray[np.float32]
+Pictures = Mapping[str, Picture]  # each camera's frame, where the engines run
 
+CROP = (FACE_SIZE, FACE_SIZE)
 FAINT_SHARE = 0.6
 """Detections from this share of the threshold on may continue a track, though not begin one."""
 
@@ -55,10 +60,19 @@ class Sighting:
     score: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """Looks whose age, gender and emotion are being read; `scores` waits for what is said of them."""
+
+    looks: list[Look]
+    scores: Callable[[], AttributeScores]
+
+
 class FacePipeline:
     """Frames in, events out; the state of all cameras.
 
     every_frame: every usable face is embedded and classified in every frame, not only when it is due.
+    ops: where pictures are cut up; None: where the engines run.
     Raises MienError where the gallery cannot be used with the engines' embedder.
     """
 
@@ -69,8 +83,12 @@ class FacePipeline:
         gallery: GallerySource | None = None,
         *,
         every_frame: bool = False,
+        ops: ImageOps | None = None,
     ) -> None:
         self._engines = engines
+        self._ops = ops or ops_for(engines)
+        # On a CPU two small networks side by side keep its cores busier than one after the other on all of them.
+        self._beside = ThreadPoolExecutor(1, "attributes") if self._ops is HOST else None
         self._config = config
         self._every_frame = every_frame
         self._detect_threshold = engines.detector.spec.threshold or 0.5
@@ -111,15 +129,18 @@ class FacePipeline:
         """The events of one batch: at most one frame a camera, each later than the camera's last."""
         watch = StageWatch()
         self._enrolled = self._gallery.snapshot() if self._gallery else EMPTY_SNAPSHOT
-        detections = self._detect(frames)
+        taken = self._ops.take([frame.image for frame in frames])
+        pictures = {frame.camera: picture for frame, picture in zip(frames, taken, strict=True)}
+        detections = self._detect(frames, pictures)
         watch.lap("detect")
         sightings, events = self._track(frames, detections)
         watch.lap("track")
-        looks = self._look(sightings)
+        looks = self._look(sightings, pictures)
         watch.lap("landmarks")
+        reading = self._start_reading(looks, pictures)
         self._embed(looks)
         watch.lap("embed")
-        self._classify(looks)
+        self._classify(reading)
         watch.lap("attributes")
         identities = self._identify(frames, looks)
         return events + self._tell(frames, looks, identities, watch)
@@ -130,11 +151,11 @@ class FacePipeline:
         state.dropped = 0
         return self._end(state, state.tracker.close())
 
-    def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
+    def _detect(self, frames: Sequence[Frame], pictures: Pictures) -> list[Detections]:
         cameras = [self._cameras[frame.camera].config for frame in frames]
         faint = [self._score_of(camera) * FAINT_SHARE for camera in cameras]
-        views, corners = region_views(frames, cameras)
-        found = detect(self._engines.detector, views, min_score=min(faint))
+        views, corners = region_views([pictures[frame.camera] for frame in frames], cameras)
+        found = detect(self._engines.detector, views, min_score=min(faint), ops=self._ops)
         return [
             shifted(_worth_it(each, score, camera.min_face_px), corner)
             for each, score, camera, corner in zip(found, faint, cameras, corners, strict=True)
@@ -189,24 +210,27 @@ class FacePipeline:
     def _new_means(self) -> AttributeMeans:
         return AttributeMeans(self._config.attributes.smoothing_s)
 
-    def _look(self, sightings: Sequence[Sighting]) -> list[Look]:
+    def _look(self, sightings: Sequence[Sighting], pictures: Pictures) -> list[Look]:
         """Landmarks, the aligned crop and the quality of every face."""
         if not sightings:
             return []
         boxes = np.stack([sighting.box_xyxy for sighting in sightings])
-        images = [sighting.frame.image for sighting in sightings]
-        points, _ = find_landmarks(self._engines.landmarks, images, boxes)
-        looks = [self._look_at(sighting, five) for sighting, five in zip(sightings, points, strict=True)]
+        images = [pictures[sighting.frame.camera] for sighting in sightings]
+        points, _ = find_landmarks(self._engines.landmarks, images, boxes, ops=self._ops)
+        crops = self._ops.warp(images, [alignment_matrix(five) for five in points], CROP)
+        looks = [
+            self._look_at(*each)
+            for each in zip(sightings, points, crops, self._ops.fetch(crops), strict=True)
+        ]
         for look in looks:
             look.person.see(look)
         return looks
 
-    def _look_at(self, sighting: Sighting, landmarks: Floats) -> Look:
-        image = sighting.frame.image
-        crop = recognition_crop(image, landmarks)
-        size = (image.shape[1], image.shape[0])
+    def _look_at(self, sighting: Sighting, landmarks: Floats, crop: Picture, seen: NDArray[np.uint8]) -> Look:
+        """seen: the crop on the host."""
+        height, width = sighting.frame.image.shape[:2]
         box, score = sighting.box_xyxy, sighting.score
-        quality = assess(box, score, landmarks, crop, size, self._config.quality)
+        quality = assess(box, score, landmarks, seen, (width, height), self._config.quality)
         return Look(
             frame=sighting.frame,
             person=sighting.person,
@@ -223,7 +247,8 @@ class FacePipeline:
         due = [look for look in looks if look.quality.usable and self._is_embedding_due(look)]
         if not due or self._engines.embedder is None:
             return
-        embeddings = embed(self._engines.embedder, np.stack([look.aligned_crop for look in due]))
+        crops = self._ops.stack([look.aligned_crop for look in due])
+        embeddings = embed(self._engines.embedder, crops, ops=self._ops)
         for look, embedding in zip(due, embeddings, strict=True):
             person = look.person
             person.embedded.note(look)
@@ -241,14 +266,22 @@ class FacePipeline:
             look, interval_s, rules.quality_gain, rules.growth
         )
 
-    def _classify(self, looks: Sequence[Look]) -> None:
-        """Reads age, gender and emotion of the usable faces that are due."""
+    def _start_reading(self, looks: Sequence[Look], pictures: Pictures) -> Reading | None:
+        """Sets age, gender and emotion of the usable faces that are due going."""
         due = [look for look in looks if look.quality.usable and self._is_classifying_due(look)]
         if not due or self._engines.attributes is None:
+            return None
+        images = [pictures[look.frame.camera] for look in due]
+        crops = self._ops.warp(images, [attribute_matrix(look.landmarks) for look in due], CROP)
+        read = partial(classify, self._engines.attributes, crops, ops=self._ops)
+        return Reading(due, self._beside.submit(read).result if self._beside else read)
+
+    def _classify(self, reading: Reading | None) -> None:
+        """Takes in what was read."""
+        if reading is None:
             return
-        crops = [attribute_crop(look.frame.image, look.landmarks) for look in due]
-        scores = classify(self._engines.attributes, np.stack(crops))
-        for i, look in enumerate(due):
+        scores = reading.scores()
+        for i, look in enumerate(reading.looks):
             look.person.classified.note(look)
             if look.person.attributes is not None:
                 age, female = float(scores.age_years[i]), float(scores.female[i])

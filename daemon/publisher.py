@@ -1,9 +1,9 @@
 """Events out: ZeroMQ XPUB, `[topic, payload]`, numbered without gaps.
 
 A slow subscriber loses events beyond the high-water mark, sees it by `seq`, and slows nobody. Whoever
-subscribes is sent the last status of every camera; since XPUB cannot address one subscriber, all that listen
-to the topic get it, marked `resent`. With CURVE keys, only those on the allow-list are heard and spoken to.
-Not thread-safe: one thread publishes and answers.
+subscribes is sent the last status of every camera that was not removed; since XPUB cannot address one
+subscriber, all that listen to the topic get it, marked `resent`. With CURVE keys, only those on the allow-list
+are heard and spoken to. Not thread-safe: one thread publishes and answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Protocol, Self
 
 import msgspec
@@ -21,7 +20,7 @@ import zmq
 from daemon.config import PublishConfig
 from daemon.endpoints import bind_failure, check_endpoint, is_ipv6
 from daemon.keys import ServerCurve, load_server
-from daemon.records import Event, StatusEvent, encode, topic_of
+from daemon.records import Event, StatusEvent, encode, is_gone, topic_of
 
 LINGER_MS = 500
 """How long closing waits for the last events to leave."""
@@ -158,9 +157,7 @@ class Publisher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._socket.close()
 
     def publish(self, event: Event) -> Event:
@@ -176,6 +173,8 @@ class Publisher:
         self._next_seq[topic] += 1
         if isinstance(stamped, StatusEvent):
             self._last_status[topic] = stamped
+            if is_gone(stamped.state, stamped.reason):
+                del self._last_status[topic]
         self._socket.send(topic, encode(stamped))
         return stamped
 

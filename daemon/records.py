@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 DAEMON_CAMERA = "_daemon"
 """The reserved camera name under which the daemon speaks of itself."""
 
+REMOVED = "removed"
+"""The reason of the last status of a camera that was taken out of the daemon."""
+
 Clock = Literal["arrival", "rtcp", "pts"]
 Reason = Literal["too_small", "blurred", "averted", "bad_light", "cut_off", "low_score"]
 IdentityStatus = Literal["known", "unknown", "undecided"]
@@ -224,6 +227,11 @@ def kind_of(event: Event | type[Event]) -> str:
 def topic_of(event: Event) -> str:
     """The topic that the event is published under, such as `mien/1/door/faces`."""
     return f"mien/1/{event.camera}/{kind_of(event)}"
+
+
+def is_gone(state: object, reason: object) -> bool:
+    """Whether a status says that its camera is none of the daemon's any more: newcomers need not hear that."""
+    return state == "ended" and reason == REMOVED
 
 
 def encode(event: Event) -> bytes:

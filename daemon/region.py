@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daemon.config import CameraConfig
-from daemon.records import Frame
+from engines.image_ops import Picture
 from engines.stages import Detections
 
 Corner = tuple[int, int]
@@ -16,14 +15,14 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def region_views(
-    frames: Sequence[Frame], cameras: Sequence[CameraConfig]
-) -> tuple[list[NDArray[np.uint8]], list[Corner]]:
+    pictures: Sequence[Picture], cameras: Sequence[CameraConfig]
+) -> tuple[list[Picture], list[Corner]]:
     """The part of each frame to look at, (h, w, 3) uint8 BGR, and its upper left corner (x, y) in px."""
-    pairs = [_view(frame.image, camera.roi or WHOLE) for frame, camera in zip(frames, cameras, strict=True)]
+    pairs = [_view(picture, camera.roi or WHOLE) for picture, camera in zip(pictures, cameras, strict=True)]
     return [view for view, _ in pairs], [corner for _, corner in pairs]
 
 
-def _view(image: NDArray[np.uint8], roi: tuple[float, ...]) -> tuple[NDArray[np.uint8], Corner]:
+def _view(image: Picture, roi: tuple[float, ...]) -> tuple[Picture, Corner]:
     height, width = image.shape[:2]
     left, top = min(int(roi[0] * width), width - 1), min(int(roi[1] * height), height - 1)
     right, bottom = max(round(roi[2] * width), left + 1), max(round(roi[3] * height), top + 1)

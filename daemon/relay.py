@@ -9,18 +9,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 import structlog
 import zmq
 
-from daemon.connection import ALL_TOPICS, Refusals, connect, decoded, set_up
+from daemon.connection import ALL_TOPICS, WatchedSocket, decoded
 from daemon.keys import ClientCurve, ServerCurve
 from daemon.publisher import SUBSCRIBE, PubSocket
+from daemon.records import is_gone
 from engines.errors import MienError
 
 log = structlog.get_logger(__name__)
@@ -75,6 +75,8 @@ class LastStatuses:
         known.heard_s = now_s
         if topic.endswith("/status"):
             known.statuses[topic] = event
+            if is_gone(event.get("state"), event.get("reason")):
+                del known.statuses[topic]
             _trim(known.statuses, MAX_CAMERAS)
 
     def forget_silent(self, now_s: float) -> list[str]:
@@ -123,7 +125,9 @@ class Relay:
             )
             stack.callback(self._out.close)
             context: zmq.Context[zmq.Socket[bytes]] = stack.enter_context(zmq.Context())
-            self._links = [stack.enter_context(_Link(context, upstream, hwm)) for upstream in upstreams]
+            self._links = [
+                stack.enter_context(closing(_Link(context, upstream, hwm))) for upstream in upstreams
+            ]
             self._resources = stack.pop_all()
         self.endpoint = self._out.endpoint
         self._poller = zmq.Poller()
@@ -133,9 +137,7 @@ class Relay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._resources.close()
 
     def run(self, stop: threading.Event, poll_s: float = 0.2) -> None:
@@ -179,49 +181,27 @@ class Relay:
                 self._out.send(topic, msgspec.json.encode(status | {"resent": True}))
 
 
-class _Link:
+class _Link(WatchedSocket):
     """The connection to one upstream, begun anew where ZeroMQ has given it up."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], upstream: Upstream, hwm: int) -> None:
-        self.endpoint = upstream.endpoint
-        self._refusals = Refusals(upstream.endpoint)
         self._retry_s: float | None = None
         self._told = ""
-        self.socket = context.socket(zmq.XSUB)
-        self.monitor = self.socket.get_monitor_socket(Refusals.EVENTS)
-        try:
-            set_up(self.socket, upstream.endpoint, hwm, upstream.curve)
-            connect(self.socket, upstream.endpoint)
-            self.socket.send(bytes([SUBSCRIBE]) + ALL_TOPICS.encode())
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Gives both sockets back."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(0)
+        super().__init__(context, zmq.XSUB, upstream.endpoint, hwm, upstream.curve)
+        self.socket.send(bytes([SUBSCRIBE]) + ALL_TOPICS.encode())
 
     def received(self) -> list[bytes] | None:
         """The next message; None where none waits."""
         try:
-            return self.socket.recv_multipart(zmq.DONTWAIT)
+            parts: list[bytes] = self.socket.recv_multipart(zmq.DONTWAIT)
+            return parts
         except zmq.Again:
             return None
 
     def look_after(self, now_s: float) -> None:
         """Notices a refusal, tells of it once, and connects again after a while."""
         while self.monitor.poll(0):
-            refused = self._refusals.told(self.monitor.recv_multipart())
+            refused = self.refusal(self.monitor.recv_multipart())
             if refused is not None:
                 self._retry_s = now_s + RETRY_S
                 if self._told != str(refused):
@@ -231,7 +211,7 @@ class _Link:
             self._retry_s = None
             with suppress(zmq.ZMQError):  # ZeroMQ may have let it go by itself
                 self.socket.disconnect(self.endpoint)
-            connect(self.socket, self.endpoint)
+            self.connect()
 
 
 def _topic(parts: Sequence[bytes]) -> str:

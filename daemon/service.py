@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from daemon.cameras import Cameras
+from daemon.cameras import Cameras, Tally
 from daemon.capture import StatusChange
 from daemon.config import Config
 from daemon.control import open_control
@@ -31,7 +30,7 @@ from daemon.publisher import open_publisher
 from daemon.records import DAEMON_CAMERA, Event, Frame, State, StatusEvent
 from daemon.sources import check_source
 from daemon.steering import Steering, camera_status
-from daemon.telemetry import Pulse
+from daemon.telemetry import ClockWatch, Pulse
 from engines.errors import MienError, UsageError
 
 log = structlog.get_logger(__name__)
@@ -67,6 +66,7 @@ class Service:
         self._failed_in_a_row = 0
         self.captures_ended = True
         self._pulse = Pulse()
+        self._clock = ClockWatch()
         self._metrics = Metrics(config.instance)
         # Alive is what systemd hears at this interval; a main loop that hangs falls silent.
         self._heartbeat = _Interval(config.publish.heartbeat_s)
@@ -89,7 +89,9 @@ class Service:
         self._tell_of_daemon("starting")
         loaded = self._load(self._config)
         self._pipeline, self._backends = loaded.pipeline, loaded.backends
-        self._cameras = stack.enter_context(Cameras(self._config.cameras, self._config.service.max_batch))
+        self._cameras = stack.enter_context(
+            Cameras(self._config.cameras, self._config.service.frames_at_once)
+        )
         self._metrics.watch(self._watched())
         self._steering = Steering(
             self._config,
@@ -183,6 +185,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """The daemon and its cameras as `mien ctl status` shows them; may be asked from any thread."""
+        tally = self._tally()
         return {
             "instance": self._config.instance,
             "epoch": self.publisher.epoch,
@@ -191,9 +194,9 @@ class Service:
             "config": str(self._config_path) if self._config_path else None,
             "gallery": str(self._config.gallery.path),
             "engines": self._backends,
-            "frames_in": self._cameras.num_frames,
+            "frames_in": tally.num_in,
             "frames_processed": self._pulse.frames_processed,
-            "dropped": dict(self._dropped()),
+            "dropped": dict(tally.dropped),
             "silent_s": round(self._overseer.silent_s, 3),
             "cameras": [
                 camera_status(self._cameras, name, watched)
@@ -201,11 +204,12 @@ class Service:
             ],
         }
 
-    def _dropped(self) -> Counter[str]:
-        dropped = self._cameras.num_dropped
+    def _tally(self) -> Tally:
+        """Every frame so far, in one reading: captures go on counting meanwhile."""
+        tally = self._cameras.tally()
         if self._num_failed:
-            dropped["failed"] = self._num_failed
-        return dropped
+            tally.dropped["failed"] = self._num_failed
+        return tally
 
     def _tell_of_cameras(self, changes: Sequence[StatusChange]) -> None:
         for change in changes:
@@ -222,14 +226,17 @@ class Service:
     def _keep_time(self) -> None:
         if self._heartbeat.is_due():
             self._beat()
+        if (leapt_s := self._clock.leapt_s()) is not None:
+            log.warning("clock_set", seconds=leapt_s)
         if self._watchdog.is_due():
             notify("WATCHDOG=1")
 
     def _beat(self) -> None:
+        tally = self._tally()
         heartbeat = self._pulse.heartbeat(
-            frames_in=self._cameras.num_frames,
-            dropped=self._dropped(),
-            queue_depth=self._cameras.queue_depth,
+            frames_in=tally.num_in,
+            dropped=tally.dropped,
+            queue_depth=tally.waiting,
             engines=self._backends,
         )
         self._publish([heartbeat])

@@ -19,7 +19,7 @@ from daemon.config import CameraConfig, Config, load_config
 from daemon.notify import notify
 from daemon.orders import Orders
 from daemon.pipelines import LoadedPipeline
-from daemon.records import Event
+from daemon.records import REMOVED, Event
 from daemon.secrecy import redact_url
 from daemon.sources import check_source
 from engines.errors import MienError, UsageError
@@ -180,7 +180,7 @@ class Steering:
         pipeline = self._loaded.pipeline
         for name in plan.remove:
             self._cameras.remove(name)
-            self._tell([StatusChange(name, "ended", "removed", now)])
+            self._tell([StatusChange(name, "ended", REMOVED, now)])
         for camera in plan.restart:
             self._publish(pipeline.close_camera(camera.name))
         for camera in [*plan.add, *plan.restart, *plan.change]:

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import zmq
 import zmq.asyncio
 
-from daemon.connection import ALL_TOPICS, Refusals, connect, decoded, set_up
+from daemon.connection import ALL_TOPICS, WatchedSocket, decoded
 from daemon.keys import ClientCurve
 from daemon.sequence import Irregularity, Received, SequenceWatch
 
@@ -40,38 +39,29 @@ class _Deadline:
         return -1 if self._at_s is None else max(0, round((self._at_s - time.monotonic()) * 1000))
 
 
-class _Connection:
-    """A context and a subscribed socket in it, and the socket's monitor."""
+class _Subscription(WatchedSocket):
+    """A subscribed socket in a context of its own, and a poller for it and its monitor."""
 
     def __init__(
         self,
         context: zmq.Context[Any],
+        poller: zmq.Poller,
         endpoint: str,
         topics: Sequence[str],
         curve: ClientCurve | None,
         hwm: int,
     ) -> None:
         self._sequence = SequenceWatch()
-        self._refusals = Refusals(endpoint)
         self._context = context
-        self._socket = context.socket(zmq.SUB)
-        self._monitor = self._socket.get_monitor_socket(Refusals.EVENTS)
-        try:
-            set_up(self._socket, endpoint, hwm, curve)
-            for topic in topics:
-                self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
-            connect(self._socket, endpoint)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(context, zmq.SUB, endpoint, hwm, curve)
+        for topic in topics:
+            self.socket.setsockopt_string(zmq.SUBSCRIBE, topic)
+        for each in (self.socket, self.monitor):
+            poller.register(each, zmq.POLLIN)
 
     def close(self) -> None:
         """Gives everything back; a second time does nothing."""
-        if self._socket.closed:
-            return
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(0)
+        super().close()
         self._context.term()
 
     def _received(self, parts: Sequence[bytes]) -> Received:
@@ -79,12 +69,12 @@ class _Connection:
         return Received(topic, event, self._sequence.check(topic, event))
 
     def _raise_refusal(self, message: list[bytes]) -> None:
-        refused = self._refusals.told(message)
+        refused = self.refusal(message)
         if refused is not None:
             raise refused
 
 
-class Subscriber(_Connection):
+class Subscriber(_Subscription):
     """Subscribed to `topics` (prefixes) at `endpoint`; use it as a context manager.
 
     hwm: how many events wait for a slow reader; beyond that some are lost, and told as a gap. Connecting
@@ -99,17 +89,13 @@ class Subscriber(_Connection):
         curve: ClientCurve | None = None,
         hwm: int = 1000,
     ) -> None:
-        super().__init__(zmq.Context(), endpoint, topics, curve, hwm)
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        super().__init__(zmq.Context(), self._poller, endpoint, topics, curve, hwm)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def receive(self, timeout_s: float | None = None) -> Received | None:
@@ -119,9 +105,9 @@ class Subscriber(_Connection):
         """
         deadline = _Deadline(timeout_s)
         while ready := dict(self._poller.poll(deadline.left_ms)):
-            if self._socket in ready:
-                return self._received(self._socket.recv_multipart())
-            self._raise_refusal(self._monitor.recv_multipart())
+            if self.socket in ready:
+                return self._received(self.socket.recv_multipart())
+            self._raise_refusal(self.monitor.recv_multipart())
         return None
 
     def __iter__(self) -> Iterator[Received]:
@@ -133,7 +119,7 @@ class Subscriber(_Connection):
         return received
 
 
-class AsyncSubscriber(_Connection):
+class AsyncSubscriber(_Subscription):
     """`Subscriber` for asyncio: `async with AsyncSubscriber(...) as events: async for received in events: ...`"""
 
     def __init__(
@@ -144,17 +130,13 @@ class AsyncSubscriber(_Connection):
         curve: ClientCurve | None = None,
         hwm: int = 1000,
     ) -> None:
-        super().__init__(zmq.asyncio.Context(), endpoint, topics, curve, hwm)
         self._poller = zmq.asyncio.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        super().__init__(zmq.asyncio.Context(), self._poller, endpoint, topics, curve, hwm)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.close()
 
     async def receive(self, timeout_s: float | None = None) -> Received | None:
@@ -164,9 +146,9 @@ class AsyncSubscriber(_Connection):
         """
         deadline = _Deadline(timeout_s)
         while ready := dict(await self._poller.poll(deadline.left_ms)):
-            if self._socket in ready:
-                return self._received(await self._socket.recv_multipart())
-            self._raise_refusal(await self._monitor.recv_multipart())
+            if self.socket in ready:
+                return self._received(await self.socket.recv_multipart())
+            self._raise_refusal(await self.monitor.recv_multipart())
         return None
 
     def __aiter__(self) -> AsyncIterator[Received]:

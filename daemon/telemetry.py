@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import structlog
@@ -17,12 +18,17 @@ from daemon.printable import printable
 from daemon.records import DAEMON_CAMERA, HeartbeatEvent, LatencySummary, round_ms
 from daemon.secrecy import redact_url
 
+CLOCK_LEAP_S = 1.0
+"""A time of day that moves by more at once was set; what keeps it true moves it by milliseconds."""
+
 
 def configure_logging(config: LogConfig) -> None:
     """Sets structlog up, once, at the entry point: lines for people or JSON, on stderr, no credentials."""
     console = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
+    stream = PatientStream(sys.stderr)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        stream.tell_of_losses,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -35,8 +41,44 @@ def configure_logging(config: LogConfig) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
     )
+
+
+class PatientStream(io.TextIOBase):
+    """A stream that loses lines where they cannot be written, as on a full disk, instead of ending the daemon."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._num_lost = 0
+
+    def write(self, text: str) -> int:
+        """Writes, or counts as lost what cannot be written."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._num_lost += 1
+        return len(text)
+
+    def tell_of_losses(self, logger: Any, method: str, event_dict: EventDict) -> EventDict:
+        """Adds to a log line how many before it were lost, since the start."""
+        if self._num_lost:
+            event_dict["lines_lost"] = self._num_lost
+        return event_dict
+
+
+class ClockWatch:
+    """Notices that the time of day was set: nothing here relies on it, but events and logs bear it."""
+
+    def __init__(self) -> None:
+        self._ahead_s = time.time() - time.monotonic()
+
+    def leapt_s(self) -> float | None:
+        """By how many seconds the clock was set since the last call; None where it went on as it should."""
+        before_s, self._ahead_s = self._ahead_s, time.time() - time.monotonic()
+        leap_s = self._ahead_s - before_s
+        return round(leap_s, 3) if abs(leap_s) > CLOCK_LEAP_S else None
 
 
 def spelt_out(logger: Any, method: str, event_dict: EventDict) -> EventDict:

@@ -48,6 +48,7 @@ def _build(request: EngineRequest, folder: Path, calibrate: Path | None) -> Engi
     source, told = _source(request, calibrate)
     backend = backend_module(request.backend)
     needs = {} if source.onnx else _memory(source)
+    program = source.spec.weights_sha256 if source.onnx else program_sha256(source)  # before it is compiled
     (backend.save_onnx if source.onnx else backend.save)(source, folder)
     engine = load_built(request, folder, 0)
     reference, parity = (check_onnx if source.onnx else check_parity)(engine, request)
@@ -63,7 +64,7 @@ def _build(request: EngineRequest, folder: Path, calibrate: Path | None) -> Engi
         weights_sha256=source.spec.weights_sha256,
         spec_sha256=manifest.sha256(_spec_file(request)),
         code_sha256="" if source.onnx else manifest.code_sha256(),
-        program_sha256=source.spec.weights_sha256 if source.onnx else program_sha256(source),
+        program_sha256=program,
         versions={"torch": str(machine.version("torch"))} | backend.versions(request.device),
         cpu_isa=manifest.cpu_isa(),
         gpu=gpu_words(request),
@@ -80,12 +81,26 @@ def _build(request: EngineRequest, folder: Path, calibrate: Path | None) -> Engi
 
 
 def verify_engine(request: EngineRequest) -> dict[str, float]:
-    """Prove a cached engine again; returns its deviations. Raises MienError when it is off or out of date."""
+    """Prove a cached engine again; returns its deviations.
+
+    Raises MienError when it is off or out of date, or when the checkpoint, exported now, is another program than
+    the one it was built from.
+    """
     if reason := why_unusable(request):
         raise MienError(f"{reason}; `mien engines build` makes it anew")
-    request = replace(request, max_batch=EngineManifest.load(request.folder).max_batch)
+    found = EngineManifest.load(request.folder)
+    request = replace(request, max_batch=found.max_batch)
+    if _exports_differently(request, found):
+        raise MienError("its network now exports to another program; `mien engines build` makes it anew")
     engine = load_built(request, request.folder, 0)
     return (check_onnx if request.is_onnx else check_parity)(engine, request)[1]
+
+
+def _exports_differently(request: EngineRequest, found: EngineManifest) -> bool:
+    """Another torch words the same program in another way, so only the builder's own is compared."""
+    if request.is_onnx or found.versions.get("torch") != machine.version("torch"):
+        return False
+    return program_sha256(_source(request, None, quantised=False)[0]) != found.program_sha256
 
 
 def program_sha256(source: Source) -> str:
@@ -101,12 +116,14 @@ def gpu_words(request: EngineRequest) -> str:
     return str(found[0]) if found else ""
 
 
-def _source(request: EngineRequest, calibrate: Path | None) -> tuple[Source, dict[str, object]]:
+def _source(
+    request: EngineRequest, calibrate: Path | None, *, quantised: bool = True
+) -> tuple[Source, dict[str, object]]:
     if request.is_onnx:
         onnx = OnnxSpec.load(request.checkpoint)
         return Source(request, onnx.model_spec(request.size, manifest.sha256(onnx.onnx)), onnx=onnx), {}
     network, spec = load_checkpoint(request.checkpoint)
-    if request.precision != "int8":
+    if request.precision != "int8" or not quantised:
         return Source(request, spec, network), {}
     crops, told = calibration_batch(spec.task, request.size, calibrate)
     return Source(request, spec, network, calibration=crops), told
@@ -118,7 +135,7 @@ def _memory(source: Source) -> dict[str, int]:
         return {}
     deployed = source.deployed().cpu().float()
     needs = memory.measure(deployed, source.example(1).cpu())
-    memory.check(needs, source.request.max_batch, torch.cuda.mem_get_info()[0], source.request.model)
+    memory.check(needs, source.request.max_batch, source.request.model)
     return needs
 
 

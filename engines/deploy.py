@@ -4,15 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.geometry import FINE_STRIDES, GREY
 from engines.spec import ModelSpec
 
 
 class Deployed(nn.Module):
     """(N, H, W, 3) uint8 BGR -> the outputs named in the spec, float32, whatever the network's own dtype.
 
-    detector: scores (N, A), sides (N, A, 4) in strides. landmarks: heatmaps (N, 5, H/4, W/4) of the last
-    stack. embedder: embedding (N, D), unit length. attributes: age_years (N,), female (N,) probability,
-    emotion (N, 8) probabilities. expression: probabilities (N, 5).
+    detector: scores (N, A), sides (N, A, 4) in strides, A as `detector_locations` has them: the network runs on
+    the picture, and again on it at half size, where it finds the faces too large for it. landmarks: heatmaps
+    (N, 5, H/4, W/4) of the last stack. embedder: embedding (N, D), unit length. attributes: age_years (N,),
+    female (N,) probability, emotion (N, 8) probabilities. expression: probabilities (N, 5).
     """
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
@@ -25,9 +27,9 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         # Cast first: TensorRT takes uint8 only to cast it. Normalised in float32, exact in every precision.
         x = (images.float().permute(0, 3, 1, 2) - self.mean) * self.scale  # (N, 3, H, W)
-        output = self.network(x.to(self.dtype))
         if self.task == "detector":
-            return output[0].float().sigmoid(), output[1].float()
+            return self._detect(x)
+        output = self.network(x.to(self.dtype))
         if self.task == "landmarks":
             return (output[:, -1].float(),)
         if self.task == "embedder":
@@ -36,6 +38,17 @@ class Deployed(nn.Module):
             return (output.float().softmax(1),)
         age, female, emotion = (value.float() for value in output)
         return age.clamp(0, 120), female.sigmoid(), emotion.softmax(1)
+
+    def _detect(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = F.avg_pool2d(x, 2)
+        height, width = half.shape[2:]
+        half = F.pad(half, (0, -width % 32, 0, -height % 32), value=(GREY - self.mean) * self.scale)
+        finest = (half.shape[2] // FINE_STRIDES[0]) * (half.shape[3] // FINE_STRIDES[0])
+        logits, sides = self.network(x.to(self.dtype))
+        more_logits, more_sides = self.network(half.to(self.dtype))
+        logits = torch.cat((logits, more_logits[:, finest:]), 1)
+        sides = torch.cat((sides, more_sides[:, finest:]), 1)
+        return logits.float().sigmoid(), sides.float()
 
 
 def export(deployed: Deployed, size: tuple[int, int], device: str = "cpu") -> torch.export.ExportedProgram:

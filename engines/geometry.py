@@ -4,7 +4,9 @@ Pixel centres lie at whole coordinates, as in OpenCV. N faces, K landmarks; imag
 What lies outside a frame is filled by replicating its border.
 """
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,6 +18,9 @@ Floats = NDArray[np.float32]
 LANDMARK_SIZE = 128
 LANDMARK_MARGIN = 1.25  # crop side over the longer side of the detector's box
 FACE_SIZE = 112
+GREY = 114  # what a letterbox is padded with
+FINE_STRIDES = (8, 16, 32)  # of the detector on the picture
+COARSE_STRIDES = (32, 64)  # of its pass over the picture at half size, in px of the picture
 
 # Eyes, nose, mouth corners, the image's left first, in a 112x112 crop (Deng et al. 2019, "ArcFace", sec. 3.1).
 TEMPLATE: Floats = np.array(
@@ -31,28 +36,42 @@ ALIGNMENTS = ("similarity", "eyes", "eyes_nose")
 
 def warp(image: Image, matrix: Floats, size: tuple[int, int]) -> Image:
     """Apply a 2x3 affine map from image to a (width, height) crop, without aliasing when it shrinks."""
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    if scale < 0.5:
-        image, matrix = _shrink_to_half(image, matrix, size, scale)
+    plan = shrink_plan(image.shape[:2], matrix, size)
+    if plan is not None:
+        part = image[plan.y1 : plan.y2, plan.x1 : plan.x2]
+        image = cv2.resize(part, plan.size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        matrix = plan.matrix
     crop = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return crop.astype(np.uint8, copy=False)
 
 
-def _shrink_to_half(
-    image: Image, matrix: Floats, size: tuple[int, int], scale: float
-) -> tuple[Image, Floats]:
-    """Area-average the part of the image that the crop shows, so that the warp left over is about 1/2."""
+@dataclass(frozen=True, slots=True)
+class ShrinkPlan:
+    """Area-average this part of an image to `size`, then warp by `matrix`, which shrinks by about 1/2."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    size: tuple[int, int]
+    matrix: Floats
+
+
+def shrink_plan(shape: tuple[int, ...], matrix: Floats, size: tuple[int, int]) -> ShrinkPlan | None:
+    """How an image of (height, width) is shrunk before a warp that would alias; None where it would not."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    scale = abs(a * d - b * c) ** 0.5
+    if scale >= 0.5:
+        return None
     back = cv2.invertAffineTransform(matrix).astype(np.float32)
     corners = transform_points(np.array([[0, 0], [size[0], 0], [0, size[1]], size], np.float32), back)
-    height, width = image.shape[:2]
+    height, width = shape
     x1, y1 = (int(v) for v in np.clip(np.floor(corners.min(0)) - 2, 0, [width - 1, height - 1]))
     x2, y2 = (int(v) for v in np.clip(np.ceil(corners.max(0)) + 3, [x1 + 1, y1 + 1], [width, height]))
-    part = image[y1:y2, x1:x2]
     small_size = (max(1, round((x2 - x1) * 2 * scale)), max(1, round((y2 - y1) * 2 * scale)))
-    small = cv2.resize(part, small_size, interpolation=cv2.INTER_AREA)
     fx, fy = (x2 - x1) / small_size[0], (y2 - y1) / small_size[1]
     enlarge = np.array([[fx, 0, x1 + fx / 2 - 0.5], [0, fy, y1 + fy / 2 - 0.5], [0, 0, 1]])
-    return small.astype(np.uint8, copy=False), (matrix @ enlarge).astype(np.float32)
+    return ShrinkPlan(x1, y1, x2, y2, small_size, (matrix @ enlarge).astype(np.float32))
 
 
 def transform_points(points: Floats, matrix: Floats) -> Floats:
@@ -80,12 +99,13 @@ def similarity_matrix(source: Floats, target: Floats) -> Floats:
 
     Umeyama 1991, in complex numbers: two dimensions need no singular values.
     """
-    z = source[:, 0] + 1j * source[:, 1]
-    w = target[:, 0] + 1j * target[:, 1]
-    z0, w0 = z - z.mean(), w - w.mean()
-    spread = float((abs(z0) ** 2).sum())
-    a = (w0 * z0.conj()).sum() / spread if spread > 1e-9 else 1.0 + 0j
-    b = w.mean() - a * z.mean()
+    z = [complex(x, y) for x, y in source.tolist()]
+    w = [complex(x, y) for x, y in target.tolist()]
+    z_mean, w_mean = sum(z) / len(z), sum(w) / len(w)
+    spread = sum(abs(each - z_mean) ** 2 for each in z)
+    turned = sum((v - w_mean) * (u - z_mean).conjugate() for u, v in zip(z, w, strict=True))
+    a = turned / spread if spread > 1e-9 else 1.0 + 0j
+    b = w_mean - a * z_mean
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]], np.float32)
 
 
@@ -105,6 +125,13 @@ def alignment_matrix(landmarks: Floats, template: Floats = TEMPLATE, method: str
     raise ValueError(f"alignment {method!r} is none of {', '.join(ALIGNMENTS)}")
 
 
+def attribute_matrix(landmarks: Floats, size: int = FACE_SIZE) -> Floats:
+    """2x3 map from the image to the attribute crop of `size` px."""
+    factor = size / FACE_SIZE
+    template = ((ATTRIBUTE_TEMPLATE + 0.5) * factor - 0.5).astype(np.float32)
+    return alignment_matrix(landmarks, template)
+
+
 def recognition_crop(image: Image, landmarks: Floats, method: str = "similarity") -> Image:
     """112x112x3 crop aligned for the embedder: eyes 35 px apart."""
     return warp(image, alignment_matrix(landmarks, TEMPLATE, method), (FACE_SIZE, FACE_SIZE))
@@ -115,9 +142,7 @@ def attribute_crop(image: Image, landmarks: Floats, size: int = FACE_SIZE) -> Im
 
     Another `size` shows the same part of the face, larger or smaller.
     """
-    factor = size / FACE_SIZE
-    template = ((ATTRIBUTE_TEMPLATE + 0.5) * factor - 0.5).astype(np.float32)
-    return warp(image, alignment_matrix(landmarks, template), (size, size))
+    return warp(image, attribute_matrix(landmarks, size), (size, size))
 
 
 def heatmaps_to_points(heatmaps: Floats, stride: int = 4) -> tuple[Floats, Floats]:
@@ -161,7 +186,7 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, float]:
     """Shrink to fit (width, height), never enlarge, pad right and below with grey; and the scale used."""
     width, height = size
     scale = min(width / image.shape[1], height / image.shape[0], 1.0)
-    canvas = np.full((height, width, 3), 114, np.uint8)
+    canvas = np.full((height, width, 3), GREY, np.uint8)
     w, h = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     canvas[:h, :w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) if scale < 1 else image
     return canvas, scale
@@ -177,6 +202,20 @@ def location_centres(size: tuple[int, int], strides: Sequence[int]) -> tuple[Flo
         centres.append(grid)
         steps.append(np.full(len(grid), stride, np.float32))
     return np.concatenate(centres), np.concatenate(steps)
+
+
+@functools.cache
+def detector_locations(size: tuple[int, int]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Centres (A, 2), strides (A,) and which (A,) belong to the pass at half size; these come last.
+
+    A detector without that pass answers for the first locations alone. The half picture is padded to whole
+    strides of 32, so that the coarse locations cover the size rounded up to 64.
+    """
+    centres, strides = location_centres(size, FINE_STRIDES)
+    width, height = (-(-side // 64) * 64 for side in size)
+    more, steps = location_centres((width, height), COARSE_STRIDES)
+    coarse = np.arange(len(centres) + len(more)) >= len(centres)
+    return np.concatenate((centres, more)), np.concatenate((strides, steps)), coarse
 
 
 def iou_matrix(a: Floats, b: Floats) -> Floats:

@@ -1,5 +1,7 @@
 """How much memory a network takes on a GPU, estimated before it is put there."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,19 @@ RUNTIME_BYTES = (
     600 << 20
 )  # the CUDA context and the libraries' kernels and workspaces, as seen on data-centre GPUs
 MIB = 1 << 20
+
+
+class Gpu(Protocol):
+    """The GPU an engine is put on."""
+
+    def free_bytes(self) -> int: ...
+
+
+class CurrentGpu:
+    """The one that torch takes."""
+
+    def free_bytes(self) -> int:
+        return torch.cuda.mem_get_info()[0]
 
 
 def measure(deployed: nn.Module, example: Tensor) -> dict[str, int]:
@@ -35,10 +50,11 @@ def measure(deployed: nn.Module, example: Tensor) -> dict[str, int]:
     return {"weights": weights, "per_picture": 4 * largest + example.numel()}
 
 
-def check(memory: dict[str, int], batch: int, free_bytes: int, model: str) -> None:
-    """Raises MienError naming the need and the batch that would fit where `free_bytes` are too few."""
+def check(memory: dict[str, int], batch: int, model: str, gpu: Gpu | None = None) -> None:
+    """Raises MienError naming the need and the batch that would fit where too little is free on the GPU."""
     if not memory:
         return
+    free_bytes = (gpu or CurrentGpu()).free_bytes()
     fixed = RUNTIME_BYTES + memory["weights"]
     need = fixed + batch * memory["per_picture"]
     if need <= free_bytes:

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import MienError
-from engines.geometry import location_centres
+from engines.geometry import FINE_STRIDES, location_centres
 from engines.spec import ModelSpec
 
 Floats = NDArray[np.float32]
-STRIDES = (8, 16, 32)
 LAYOUTS, COLOURS = ("NCHW", "NHWC"), ("BGR", "RGB")
 DECODINGS = {"detector": ("yunet", "scrfd"), "embedder": ("embedding",)}
 OUTPUTS = {"detector": ("scores", "sides"), "embedder": ("embedding",)}
@@ -107,9 +106,9 @@ class OnnxSpec:
         if self.outputs:
             wanted = self.outputs
         elif self.decoding == "yunet":
-            wanted = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in STRIDES)
+            wanted = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in FINE_STRIDES)
         else:
-            wanted = available[: 1 if self.task == "embedder" else 2 * len(STRIDES)]
+            wanted = available[: 1 if self.task == "embedder" else 2 * len(FINE_STRIDES)]
         missing = [name for name in wanted if name not in available]
         if missing:
             raise MienError(
@@ -130,7 +129,7 @@ class OnnxSpec:
     def check_decoded(self, decoded: dict[str, Floats], size: tuple[int, int], batch: int) -> None:
         """Raises MienError where what came out is not what this decoding gives."""
         if self.task == "detector":
-            num = len(location_centres(size, STRIDES)[0])
+            num = len(location_centres(size, FINE_STRIDES)[0])
             wanted = {"scores": (batch, num), "sides": (batch, num, 4)}
         else:
             wanted = {"embedding": (batch, decoded["embedding"].shape[-1])}
@@ -175,7 +174,7 @@ def _scrfd(values: list[Floats], size: tuple[int, int]) -> dict[str, Floats]:
 
     The better anchor of each location is kept. Its locations are at corners, ours half a stride on.
     """
-    counts = [(size[0] // stride) * (size[1] // stride) for stride in STRIDES]
+    counts = [(size[0] // stride) * (size[1] // stride) for stride in FINE_STRIDES]
     n = max(1, values[0].size // (2 * counts[0]))
     scores = np.concatenate([v.reshape(n, c, 2) for v, c in zip(values[:3], counts, strict=True)], 1)
     sides = np.concatenate([v.reshape(n, c, 2, 4) for v, c in zip(values[3:6], counts, strict=True)], 1)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from engines.request import (
 )
 from engines.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from engines.memory import Gpu
+
 __all__ = [
     "BACKENDS",
     "MODELS",
@@ -37,6 +40,7 @@ __all__ = [
     "FaceEngines",
     "Progress",
     "cached",
+    "check_memory",
     "clean",
     "default_cache",
     "load_built",
@@ -186,7 +190,7 @@ def load_engine(
     if reason := why_unusable(request):
         _build(request, reason, rebuild, progress)
     elif request.device == "cuda":
-        _check_memory(request)
+        check_memory(request)
     try:
         return load_built(request, request.folder, threads)
     except MienError as error:
@@ -210,13 +214,11 @@ def _build(
     build_engine(request, force=force)
 
 
-def _check_memory(request: EngineRequest) -> None:
-    import torch
-
+def check_memory(request: EngineRequest, gpu: "Gpu | None" = None) -> None:
+    """Raises MienError where a built engine does not fit on the GPU, by what its manifest says it needs."""
     from engines import memory
 
-    needs = EngineManifest.load(request.folder).memory
-    memory.check(needs, request.max_batch, torch.cuda.mem_get_info()[0], request.model)
+    memory.check(EngineManifest.load(request.folder).memory, request.max_batch, request.model, gpu)
 
 
 def load_face_engines(

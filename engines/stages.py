@@ -1,6 +1,7 @@
 """The chain's stages on top of engines: what daemon and trainers both call.
 
-Images are HxWx3 uint8 BGR, points and boxes in px of the image they lie in. N images, M faces.
+Images are HxWx3 uint8 BGR, points and boxes in px of the image they lie in. N images, M faces. `ops` says where
+pictures are cut up; with others than the host's, images are what its `take` made of them.
 """
 
 from collections.abc import Sequence
@@ -8,23 +9,21 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from engines.geometry import (
     LANDMARK_SIZE,
     Floats,
     Image,
+    detector_locations,
     heatmaps_to_points,
-    landmark_crop,
-    letterbox,
-    location_centres,
+    landmark_matrix,
     nms,
     transform_points,
 )
+from engines.image_ops import HOST, Batch, ImageOps
 from engines.runtime import Engine
 
-STRIDES = (8, 16, 32)
-MAX_BATCH = 32  # faces a call: bounds memory in a crowd
+COARSE_FROM = 120.0  # px of the detector's input, longer side: what the pass at half size may answer for
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,21 @@ class AttributeScores:
     emotion: Floats
 
 
-def detect(engine: Engine, images: Sequence[Image], *, min_score: float | None = None) -> list[Detections]:
+def detect(
+    engine: Engine, images: Sequence[Image], *, min_score: float | None = None, ops: ImageOps = HOST
+) -> list[Detections]:
     """Faces in each image; `min_score` None is the threshold of the engine's spec."""
     threshold = min_score if min_score is not None else engine.spec.threshold or 0.5
     found = []
-    for image in images:  # one by one: on a CPU a batch of large pictures gains nothing
-        canvas, scale = letterbox(image, engine.input_size)
-        outputs = engine(canvas[None])
-        found.append(
-            _decode(outputs["scores"][0], outputs["sides"][0], engine.input_size, threshold, scale, image)
-        )
+    step = ops.pictures_a_call or max(1, len(images))
+    for i in range(0, len(images), step):
+        part = images[i : i + step]
+        canvases, scales = ops.letterbox(part, engine.input_size)
+        outputs = ops.run(engine, canvases)
+        for image, scale, scores, sides in zip(
+            part, scales, outputs["scores"], outputs["sides"], strict=True
+        ):
+            found.append(_decode(scores, sides, engine.input_size, threshold, scale, image))
     return found
 
 
@@ -68,8 +72,10 @@ def _decode(
     scores: Floats, sides: Floats, size: tuple[int, int], threshold: float, scale: float, image: Image
 ) -> Detections:
     chosen = np.flatnonzero(scores >= threshold)
-    centres, strides = location_centres(size, STRIDES)
+    centres, strides, coarse = detector_locations(size)
     reach = sides[chosen] * strides[chosen, None]
+    large = (reach[:, :2] + reach[:, 2:]).max(1, initial=0) >= COARSE_FROM
+    chosen, reach = (each[large | ~coarse[chosen]] for each in (chosen, reach))
     corners = np.concatenate((centres[chosen] - reach[:, :2], centres[chosen] + reach[:, 2:]), 1) / scale
     height, width = image.shape[:2]
     boxes: Floats = np.clip(corners, 0, np.array([width, height, width, height])).astype(np.float32)
@@ -77,36 +83,38 @@ def _decode(
     return Detections(boxes[keep], scores[chosen][keep].astype(np.float32))
 
 
-def find_landmarks(engine: Engine, images: Sequence[Image], boxes_xyxy: Floats) -> tuple[Floats, Floats]:
+def find_landmarks(
+    engine: Engine, images: Sequence[Image], boxes_xyxy: Floats, *, ops: ImageOps = HOST
+) -> tuple[Floats, Floats]:
     """Five landmarks of each face: points (M, 5, 2), and confidence (M,), the mean height of the peaks.
 
     images[i] is the picture that face i lies in.
     """
-    crops = [landmark_crop(image, box) for image, box in zip(images, boxes_xyxy, strict=True)]
-    if not crops:
+    matrices = [landmark_matrix(box) for box in boxes_xyxy]
+    if not matrices:
         return np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32)
-    batch = np.stack([crop for crop, _ in crops])
-    assert batch.shape[1:] == (LANDMARK_SIZE, LANDMARK_SIZE, 3)
-    heatmaps = _in_batches(engine, batch)["heatmaps"]
+    batch = ops.warp(images, matrices, (LANDMARK_SIZE, LANDMARK_SIZE))
+    heatmaps = _in_batches(engine, batch, ops)["heatmaps"]
     points, peaks = heatmaps_to_points(heatmaps)
-    back = [cv2.invertAffineTransform(matrix) for _, matrix in crops]
+    back = [cv2.invertAffineTransform(matrix) for matrix in matrices]
     placed = [transform_points(p, m.astype(np.float32)) for p, m in zip(points, back, strict=True)]
     return np.stack(placed), peaks.mean(1)
 
 
-def embed(engine: Engine, crops: NDArray[np.uint8]) -> Floats:
+def embed(engine: Engine, crops: Batch, *, ops: ImageOps = HOST) -> Floats:
     """(M, 112, 112, 3) aligned crops -> (M, D) unit embeddings."""
-    return _in_batches(engine, crops)["embedding"]
+    return _in_batches(engine, crops, ops)["embedding"]
 
 
-def classify(engine: Engine, crops: NDArray[np.uint8]) -> AttributeScores:
+def classify(engine: Engine, crops: Batch, *, ops: ImageOps = HOST) -> AttributeScores:
     """(M, 112, 112, 3) attribute crops -> age, gender and emotion."""
-    outputs = _in_batches(engine, crops)
+    outputs = _in_batches(engine, crops, ops)
     return AttributeScores(outputs["age_years"], outputs["female"], outputs["emotion"])
 
 
-def _in_batches(engine: Engine, batch: NDArray[np.uint8]) -> dict[str, Floats]:
+def _in_batches(engine: Engine, batch: Batch, ops: ImageOps) -> dict[str, Floats]:
     if not len(batch):
         raise ValueError("no faces: an engine is called with at least one")
-    parts = [engine(batch[i : i + MAX_BATCH]) for i in range(0, len(batch), MAX_BATCH)]
+    step = ops.faces_a_call or len(batch)
+    parts = [ops.run(engine, batch[i : i + step]) for i in range(0, len(batch), step)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -33,11 +33,13 @@ class DaemonProcess:
         *options: str,
         real: bool = False,
         environment: dict[str, str] | None = None,
+        log_to: str | None = None,
         **settings: Any,
     ) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.log_path = folder / "log.txt"
+        self._log_to = log_to or self.log_path
         self.control_path = folder / "c.sock"
         self.endpoint = f"ipc://{folder}/events"
         self._settings = {
@@ -68,7 +70,7 @@ class DaemonProcess:
         self._subscriber.setsockopt(zmq.RECONNECT_IVL, 20)
         self._subscriber.subscribe("mien/1/")
         self._subscriber.connect(self.endpoint)
-        self._log = self.log_path.open("w")
+        self._log = Path(self._log_to).open("w")
         self.process = subprocess.Popen(
             self._command, cwd=ROOT, env=self._environment, stdout=self._log, stderr=self._log
         )
@@ -117,7 +119,7 @@ class DaemonProcess:
 
     def log(self) -> str:
         """What it has logged."""
-        return self.log_path.read_text()
+        return self.log_path.read_text() if self.log_path.exists() else ""
 
     def end(self, number: int, deadline_s: float = 20) -> int:
         """Sends a signal and gives the exit status."""

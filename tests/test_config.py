@@ -70,6 +70,16 @@ def test_every_mistake_is_told_at_once_with_file_key_and_nearest_key(written):
     assert "publsh: unknown key; did you mean `publish`?" in found[4]
 
 
+def test_a_key_that_was_renamed_says_what_it_is_now(written):
+    path = written(
+        "cameras:\n  - {name: door, source: 0}\nservice: {max_batch: 8}\nengines: {max_batch: 8}\n"
+    )
+
+    (line,) = mistakes(path)
+
+    assert f"{path}: service.max_batch: is now `frames_at_once`" in line
+
+
 def test_two_cameras_of_one_name_are_refused(written):
     path = written("cameras:\n  - {name: door, source: 0}\n  - {name: door, source: 1}\n")
 

@@ -19,17 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config import Config
-from daemon.control import (
+from daemon.control import ControlServer
+from daemon.control_client import Control, NoDaemonError, connected
+from daemon.control_requests import (
     CameraAdd,
     CameraRemove,
     CameraRestart,
-    ControlServer,
     GalleryEnrol,
     LookRecord,
     Reload,
     Status,
 )
-from daemon.control_client import Control, NoDaemonError, connected
 from engines.errors import MienError, UsageError
 from tests.clips import grey_levels, write_clip
 from tests.processes import MIEN, DaemonProcess
@@ -276,10 +276,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=10,
 )
+NUM_CASES = int(os.environ.get("MIEN_FUZZ_CASES", "150"))
 WORDS = st.sampled_from(["status", "reload", "camera_add", "camera_remove", "gallery_enrol", "nothing"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=NUM_CASES, deadline=None)
 @given(
     content=st.binary(max_size=200)
     | st.fixed_dictionaries({"do": WORDS, "name": JSON}).map(msgspec.json.encode)

@@ -4,20 +4,26 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from engines.backends.eager import reference
+from engines import memory
+from engines.backends.eager import EagerEngine, reference
 from engines.build import build_engine, verify_engine
 from engines.calibration import parity_batch
 from engines.checkpoint import load_checkpoint, make_network, save_checkpoint
+from engines.deploy import Deployed
 from engines.errors import MienError, UsageError
+from engines.geometry import detector_locations, iou_matrix
 from engines.manifest import EngineManifest, sha256
 from engines.networks import IResNet, MobileFaceNet
 from engines.parity import LIMITS, check_parity
-from engines.runtime import WEIGHTS, cached, clean, load_engine, resolve, why_unusable
+from engines.runtime import WEIGHTS, cached, check_memory, clean, load_engine, resolve, why_unusable
 from engines.spec import ModelSpec
 from engines.stages import Detections, detect
 
@@ -147,6 +153,18 @@ def test_a_manifest_that_does_not_fit_gives_its_reason(built, changes, reason):
     assert reason in why_unusable(built)
 
 
+def test_a_built_engine_that_does_not_fit_on_the_gpu_says_the_batch_that_would(built):
+    class SmallGpu:
+        def free_bytes(self):
+            return memory.RUNTIME_BYTES + (1000 << 20)
+
+    change_manifest(built.folder, memory={"weights": 0, "per_picture": 100 << 20})
+
+    check_memory(replace(built, max_batch=10), SmallGpu())
+    with pytest.raises(MienError, match=r"landmarks: needs about 3800 MiB.*a batch of 10 would fit"):
+        check_memory(replace(built, max_batch=32), SmallGpu())
+
+
 def test_with_rebuild_never_the_reason_is_an_error_that_says_what_to_do(weights, built):
     change_manifest(built.folder, cpu_isa="z80")
 
@@ -198,6 +216,16 @@ def test_verify_proves_an_engine_again_and_refuses_a_damaged_one(built):
 
     (built.folder / "model.blob").unlink()
     with pytest.raises(MienError, match="missing or damaged"):
+        verify_engine(built)
+
+
+def test_verify_refuses_an_engine_of_another_program_than_the_checkpoint_exports_to(built, monkeypatch):
+    whole = Deployed.forward
+    monkeypatch.setattr(
+        Deployed, "forward", lambda self, images: tuple(2 * out for out in whole(self, images))
+    )
+
+    with pytest.raises(MienError, match="exports to another program"):
         verify_engine(built)
 
 
@@ -315,6 +343,58 @@ def test_a_detection_is_decoded_suppressed_and_scaled_back():
 
     assert [[40, 4, 72, 44]] == found.boxes_xyxy.tolist()
     assert [0.9] == pytest.approx(found.scores.tolist())
+
+
+@dataclass
+class CoarseEngine:
+    """Answers at one location of the pass at half size, with a box of the given side."""
+
+    side: float
+    input_size: tuple[int, int] = (640, 352)
+    spec: ModelSpec = ModelSpec(
+        "detector", "detector", "", {}, (640, 352), ("scores", "sides"), threshold=0.5
+    )
+
+    def __call__(self, batch):
+        centres, strides, coarse = detector_locations(self.input_size)
+        at = np.flatnonzero(coarse & (strides == 64))[14]
+        scores = np.zeros((len(batch), len(centres)), np.float32)
+        sides = np.zeros((len(batch), len(centres), 4), np.float32)
+        scores[:, at], sides[:, at] = 0.9, self.side / 2 / 64
+        return {"scores": scores, "sides": sides}
+
+
+def test_the_pass_at_half_size_answers_for_large_faces_only():
+    image = np.zeros((352, 640, 3), np.uint8)
+
+    assert [] == detect(CoarseEngine(100), [image])[0].boxes_xyxy.tolist()
+    assert [[188, 0, 388, 196]] == detect(CoarseEngine(200), [image])[0].boxes_xyxy.tolist()
+
+
+@pytest.mark.parametrize("size", [(640, 384), (640, 352), (96, 32)])
+def test_the_detector_answers_at_every_location_of_both_passes(size):
+    network, spec = load_checkpoint(WEIGHTS / "detector")
+    outputs = EagerEngine(Deployed(network, spec), spec, size)(
+        pictures(2, max(size))[:, : size[1], : size[0]]
+    )
+
+    assert (2, len(detector_locations(size)[0])) == outputs["scores"].shape
+
+
+@pytest.mark.parametrize("height", [60, 150, 320])
+def test_a_face_is_found_at_every_size_that_fits_the_input(height):
+    portrait = cv2.imread(str(Path(__file__).parents[1] / "samples" / "eileen_collins.jpg"))
+    engine = load_engine("detector", backend="eager")
+    known = detect(engine, [portrait])[0].boxes_xyxy[0]
+    scale = height / (known[3] - known[1])
+    centre = (known[:2] + known[2:]) / 2 * scale
+    matrix = np.array([[scale, 0, 320 - centre[0]], [0, scale, 192 - centre[1]]])
+
+    frame = cv2.warpAffine(portrait, matrix, (640, 384), borderMode=cv2.BORDER_REPLICATE)
+    found = detect(engine, [frame])[0].boxes_xyxy
+
+    expected = known * scale + np.tile([320, 192] - centre, 2)
+    assert iou_matrix(found[:1], np.float32([expected]))[0, 0] > 0.6
 
 
 def test_detections_of_another_shape_are_refused():

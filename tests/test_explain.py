@@ -15,7 +15,7 @@ from daemon.cli import app
 from daemon.config import CameraConfig, Config
 from daemon.explain import explain_image, in_lines
 from daemon.explain_track import explain_track
-from daemon.gallery import EMPTY_SNAPSHOT, GallerySnapshot
+from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.pipeline import FacePipeline
 from daemon.records import encode
 from engines.errors import MienError, UsageError

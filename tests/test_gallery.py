@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from daemon.gallery import EnrolledLook, Gallery
+from daemon.gallery import Gallery
 from daemon.live_gallery import LiveGallery
+from daemon.looks import EnrolledLook
 from engines.errors import MienError, UsageError
 
 MODEL = "embedder@0123456789ab"

@@ -16,8 +16,9 @@ import pytest
 
 from daemon.config import IdentityConfig, load_config
 from daemon.control_client import RemoteGallery, connected
-from daemon.gallery import SCHEMA_VERSION, Gallery
+from daemon.gallery import Gallery
 from daemon.gallery_check import findings
+from daemon.gallery_file import SCHEMA_VERSION
 from daemon.live_gallery import LiveGallery
 from engines.errors import MienError
 from tests.clips import grey_levels, write_clip
@@ -149,7 +150,8 @@ ENROLS = """
 import sys
 from pathlib import Path
 import numpy as np
-from daemon.gallery import EnrolledLook, Gallery
+from daemon.gallery import Gallery
+from daemon.looks import EnrolledLook
 
 path, start = Path(sys.argv[1]), int(sys.argv[2])
 random = np.random.default_rng(start)

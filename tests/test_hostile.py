@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from daemon.config import CameraConfig, Config, load_config
 from engines.errors import UsageError
 
+NUM_CASES = int(os.environ.get("MIEN_FUZZ_CASES", "150"))
 KEYS = st.sampled_from([*CameraConfig.model_fields, *Config.model_fields, "path", "endpoint", "x"])
 VALUES = st.recursive(
     st.none()
@@ -28,7 +31,7 @@ CONFIGS = st.dictionaries(KEYS, VALUES, max_size=4) | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=NUM_CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=CONFIGS.map(yaml.safe_dump) | st.text(max_size=100) | st.binary(max_size=100))
 def test_a_config_is_read_or_refused_in_words_that_hold_no_password(tmp_path, text):
     path = tmp_path / "config.yaml"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from daemon.config import IdentityConfig
-from daemon.gallery import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.identity import IdentityVote, Match, judged, match, without_doubles
+from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.records import Identity
 
 ANN, BOB, CYD = np.eye(4, dtype=np.float32)[:3]

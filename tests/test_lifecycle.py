@@ -11,6 +11,7 @@ import pytest
 
 from daemon import loading
 from daemon.config import Config
+from daemon.control_requests import Status
 from daemon.loading import wait_for_gpu
 from daemon.orders import Orders
 from daemon.overseer import EXIT_HUNG, stage_of
@@ -145,7 +146,8 @@ def test_sigterm_under_load_drains_and_exits_0_within_2_s(tmp_path, clip):
 
 def test_a_second_signal_ends_it_at_once(tmp_path, clip):
     with DaemonProcess(tmp_path, [camera(clip)], "--delay", "5") as daemon:
-        daemon.until(lambda: '"event": "camera_online"' in daemon.log())
+        daemon.until(lambda: '"event": "ready"' in daemon.log())
+        daemon.until(lambda: daemon.ask(Status())["cameras"][0]["taken"])  # a batch has begun
         daemon.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         started = time.monotonic()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daemon.config import Config
-from daemon.gallery import GallerySnapshot
+from daemon.looks import GallerySnapshot
 from daemon.pipeline import FacePipeline
 from daemon.records import FacesEvent, TrackEvent, encode, event_schemas, kind_of
 from tests.fakes import (

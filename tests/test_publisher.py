@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from daemon.publisher import Publisher
-from daemon.records import FacesEvent, HeartbeatEvent, StatusEvent
+from daemon.records import REMOVED, FacesEvent, HeartbeatEvent, StatusEvent
 from daemon.subscriber import Subscriber
 from engines.errors import MienError, UsageError
 from tests.test_records import FACE, FRAME, KNOWN
@@ -110,6 +110,20 @@ def test_prefix_with_slash_does_not_match_a_longer_name(publisher):
         publisher.publish(status(camera="door2"))
 
         assert is_silent(socket)
+
+
+def test_a_newcomer_is_not_told_of_a_camera_that_was_removed(publisher):
+    publisher.publish(status("yard"))
+    publisher.publish(status("door"))
+    gone = publisher.publish(msgspec.structs.replace(status("door", "ended"), reason=REMOVED))
+    with listening(publisher, "mien/1/") as socket:
+        told = [received(socket)[1]]
+        assert not socket.poll(100)
+        back = publisher.publish(status("door"))
+        told.append(received(socket)[1])
+
+    assert [("yard", True), ("door", False)] == [(each["camera"], each.get("resent", False)) for each in told]
+    assert (1, 2) == (gone.seq, back.seq)
 
 
 def test_new_subscriber_is_sent_the_last_status_of_each_camera_again(publisher):

@@ -289,8 +289,29 @@ def corrupted(content, random_):
     return bytes(content)
 
 
+def with_damaged_packets(whole, path, random_):
+    """Writes a video whose container is whole and some of whose packets are not, as a bad camera sends them."""
+    with av.open(str(whole)) as source, av.open(str(path), "w", format="matroska") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is None:
+                continue
+            content = bytearray(bytes(packet))
+            for _ in range(random_.randrange(8) if content else 0):
+                content[random_.randrange(len(content))] = random_.randrange(256)
+            if random_.random() < 0.1:
+                del content[random_.randrange(1, len(content) + 1) :]
+            damaged = av.Packet(bytes(content))
+            damaged.stream, damaged.time_base = stream, packet.time_base
+            damaged.pts, damaged.dts, damaged.is_keyframe = packet.pts, packet.dts, packet.is_keyframe
+            target.mux(damaged)
+
+
 def read_corrupted(folder, rounds, seed=0):
-    """Reads damaged videos of several kinds; returns how many could be read, and could not."""
+    """Reads damaged videos of several kinds; returns how many could be read, and could not.
+
+    Every fifth is whole but for its packets.
+    """
     random_ = random.Random(seed)
     wholes = [
         write_clip(folder / f"whole.{kind}", noise(12), codec=codec).read_bytes()
@@ -298,7 +319,10 @@ def read_corrupted(folder, rounds, seed=0):
     ]
     path, num_read, num_refused = folder / "bad.bin", 0, 0
     for number in range(rounds):
-        path.write_bytes(corrupted(wholes[number % len(wholes)], random_))
+        if number % 5 == 4:
+            with_damaged_packets(folder / "whole.mp4", path, random_)
+        else:
+            path.write_bytes(corrupted(wholes[number % len(wholes)], random_))
         try:
             with capture_logs():
                 for each in islice(read_video(path, camera="door"), 200):
@@ -308,6 +332,30 @@ def read_corrupted(folder, rounds, seed=0):
             assert 1 == len(str(error).splitlines())
             num_refused += 1
     return num_read, num_refused
+
+
+def test_a_picture_that_damage_made_unconvertible_is_passed_over(tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4", grey_levels(6))
+    convert, calls = av.VideoFrame.to_ndarray, []
+
+    class Frame:
+        """PyAV's, whose third picture has a format that FFmpeg does not convert (found by fuzzing)."""
+
+        def __init__(self, frame):
+            self.time, self.rotation, self._frame = frame.time, 0, frame
+
+        def to_ndarray(self, **options):
+            calls.append(1)
+            if len(calls) == 3:
+                raise av.error.OSError(95, "Operation not supported")
+            return convert(self._frame, **options)
+
+    frames = VideoReader._frames
+    monkeypatch.setattr(VideoReader, "_frames", lambda self: map(Frame, frames(self)))
+
+    with capture_logs() as logs:
+        assert [0, 1, 3, 4, 5] == [frame.index for frame in read_video(clip, camera="door")]
+    assert ["video_incomplete"] == [each["event"] for each in logs]
 
 
 def test_damaged_files_are_read_as_far_as_they_go_or_refused_in_words(tmp_path):

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
 from engines.errors import UsageError
-from engines.geometry import Floats, Image
+from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import AttributesNet, FaceResNet
 from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, fill_black, hard_labelled, utkface
-from trainers.faces import FaceFinder, jittered
+from trainers.batched_changes import LEVELS
+from trainers.faces import FaceFinder, jittered, jittered_maps
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.held import Draw
+from trainers.zips import SEED
 
 SETS = ("utkface", "ferplus", "emotion_masked", "expw", "ffhq")
 # How often a set is drawn beside the two that people labelled, and what its labels count.
@@ -50,6 +53,7 @@ class AttributeSamples(RandomSamples):
     def __init__(self, sets: list[LabelledFaces]) -> None:
         super().__init__(sum(len(s) for s in sets))
         self.sets = sets
+        self.held: list[np.ndarray] | None = None
         shares = np.array([s.share for s in sets])
         self.shares = shares / shares.sum()
 
@@ -60,6 +64,36 @@ class AttributeSamples(RandomSamples):
         crop = like_another_set(rng, fill_black(rng, crop) if faces.masked else crop)
         crop = jittered(rng, crop, degrees=10, scale=0.1)
         return crop, faces.age[i], faces.female[i], faces.emotion[i], np.float32(faces.weight)
+
+    def pictures(self) -> list[np.ndarray]:
+        """All sets', one after the other; background that was blacked out is filled once."""
+        if self.held is None:
+            rng = np.random.default_rng(SEED)
+            self.held = [
+                np.stack([fill_black(rng, crop) for crop in faces.crops]) if faces.masked else faces.crops
+                for faces in self.sets
+            ]
+        return self.held
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+        """Each row's set by its share, then a face of it."""
+        sets = rng.choice(len(self.sets), size=count, p=self.shares)
+        lengths = np.array([len(faces) for faces in self.sets])
+        inside = (rng.random(count) * lengths[sets]).astype(int)
+        pairs = list(zip((self.sets[k] for k in sets), inside, strict=True))
+        age, female = (np.float32([getattr(f, name)[i] for f, i in pairs]) for name in ("age", "female"))
+        emotion = np.stack([faces.emotion[i] for faces, i in pairs])
+        targets = (age, female, emotion, np.float32([faces.weight for faces, _ in pairs]))
+        return Draw(
+            rows=inside + (np.cumsum(lengths) - lengths)[sets],
+            matrices=jittered_maps(rng, count, degrees=10, scale=0.1),
+            size=FACE_SIZE,
+            strength=0.8,
+            hidden=0.1,
+            targets=targets,
+            grey=rng.random(count) < 0.5,
+            coarse=np.where(rng.random(count) < 0.5, rng.integers(0, LEVELS, count), -1),
+        )
 
 
 def like_another_set(rng: np.random.Generator, crop: Image) -> Image:

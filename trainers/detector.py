@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
-from engines.geometry import location_centres
+from engines.geometry import FINE_STRIDES, location_centres
 from engines.networks import Detector
-from engines.networks.detector import STRIDES
 from trainers.fit import FitOptions, Recipe, fit, image_batch
 from trainers.portraits import Paster, load_portraits
 from trainers.scenes import SceneSamples, load_scenes
@@ -53,7 +52,7 @@ class DetectorRecipe(Recipe):
 
     def __init__(self, network: nn.Module, config: DetectorConfig) -> None:
         super().__init__(network, config.fit)
-        centres, strides = location_centres((config.crop, config.crop), STRIDES)
+        centres, strides = location_centres((config.crop, config.crop), FINE_STRIDES)
         self.register_buffer("centres", torch.from_numpy(centres), persistent=False)
         self.register_buffer("strides", torch.from_numpy(strides), persistent=False)
 

@@ -6,9 +6,11 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from engines.geometry import TEMPLATE, Floats, Image, alignment_matrix, transform_points, warp
+from engines.geometry import FACE_SIZE, TEMPLATE, Floats, Image, alignment_matrix, transform_points, warp
+from engines.machine import why_no_gpu
 from engines.runtime import Engine, load_engine
 from engines.stages import detect, find_landmarks
+from trainers.batched_changes import jitter_matrices, mirrored
 from trainers.transforms import jitter_matrix, occlude, photometric
 
 # Where a detector's box lies in the recognition crop: centre and side. Medians over 834 faces of MTFL (YuNet).
@@ -39,7 +41,8 @@ class FaceFinder:
     """Landmarks of the one face that each picture of a set shows."""
 
     def __init__(self, landmarks: Engine | None = None) -> None:
-        self.landmarks = landmarks or load_engine("landmarks")
+        # On a GPU eager torch: building an engine would take longer than it saves.
+        self.landmarks = landmarks or load_engine("landmarks", backend="auto" if why_no_gpu() else "eager")
 
     def refine(self, images: Sequence[Image], boxes: Floats, rounds: int = 2) -> tuple[Floats, Floats]:
         """From guessed boxes (M, 4): points (M, 5, 2) and confidence (M,); each round boxes what it found."""
@@ -75,6 +78,13 @@ def jittered(rng: np.random.Generator, stored: Image, degrees: float, scale: flo
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     return occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)
+
+
+def jittered_maps(rng: np.random.Generator, count: int, degrees: float, scale: float) -> Floats:
+    """The maps of `jittered` for a batch: (B, 2, 3), from stored crops to 112x112 ones, half of them mirrored."""
+    matrices = jitter_matrices(rng, count, STORED_SIZE, degrees=degrees, scale=scale, shift=0.02)
+    matrices[:, :, 2] -= ROOM
+    return mirrored(matrices, rng.random(count) < 0.5, FACE_SIZE)
 
 
 def batched(items: Iterable, size: int = 256) -> Iterator[list]:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engines.errors import MienError
 from trainers.clock import Clock
+from trainers.held import held_batches
 from trainers.run_loggers import make_logger
 from trainers.zips import SEED
 
@@ -52,6 +53,7 @@ class FitOptions:
     devices: int = 1  # GPUs (or processes on a CPU), by DDP; each takes whole batches of its own
     precision: str = "bf16-mixed"  # Lightning's: 32-true, 16-mixed
     logger: str = "csv"  # csv, mlflow or tensorboard
+    gpu_data: str = "auto"  # pictures held and changed on the device: true, false; auto: on a GPU with room
 
 
 class RandomSamples(Dataset):
@@ -175,11 +177,16 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset |
         torch.set_num_threads(options.threads)
     last, best = run / "last.ckpt", run / "best.ckpt"
     samples.length = options.batch_size * options.steps_per_epoch * options.devices
-    loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
+    held = held_batches(samples, options)
+    if held is None:
+        loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
+    else:
+        loader = DataLoader(held, batch_size=None)
     judged = None if validation is None else DataLoader(validation, options.batch_size)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips are for others
     before = _read(last)
-    samples.first = (before["epoch"] + 1) * len(samples) if before else 0
+    drawn = samples if held is None else held
+    drawn.first = (before["epoch"] + 1) * len(drawn) if before else 0
     if not _stopped_early(before):
         trainer = _trainer(recipe, run, judged is not None)
         with warnings.catch_warnings(), _one_line_errors(last):

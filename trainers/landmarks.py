@@ -18,7 +18,9 @@ from engines.geometry import (
     warp,
 )
 from engines.networks import StackedHourglass
+from trainers.batched_changes import jitter_matrices, mirrored, moved
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.held import Draw
 from trainers.landmark_lists import is_landmark_folder, listed_faces
 from trainers.transforms import (
     LANDMARK_SWAP,
@@ -32,6 +34,9 @@ from trainers.zips import ImageZip, row_points
 
 # A detector draws forehead to chin; the human boxes of MTFL are tighter. Medians over 500 images (YuNet).
 BOX_SCALE, BOX_RISE = 1.43, 0.09
+HELD_ROOM = (
+    64  # px around a crop that is held on the device: turned by 45 degrees it needs 1.4 times its side
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class LandmarkSamples(RandomSamples):
     def __init__(self, images: list[Image], boxes: Floats, points: Floats) -> None:
         super().__init__(len(images))
         self.images, self.boxes, self.points = images, boxes, points
+        self.held: np.ndarray | None = None
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, Floats]:
         i = int(rng.integers(len(self.images)))
@@ -73,6 +79,31 @@ class LandmarkSamples(RandomSamples):
             points = (points * [-1, 1] + [LANDMARK_SIZE - 1, 0])[list(LANDMARK_SWAP)].astype(np.float32)
         crop = occlude(rng, photometric(rng, crop), chance=0.2)
         return crop, points_to_heatmaps(points, LANDMARK_SIZE // 4)
+
+    def pictures(self) -> list[np.ndarray]:
+        """The landmark crops with room around them, so that every jitter finds its pixels."""
+        if self.held is None:
+            room = np.float32([[0, 0, HELD_ROOM], [0, 0, HELD_ROOM]])
+            size = (LANDMARK_SIZE + 2 * HELD_ROOM,) * 2
+            matrices = [landmark_matrix(box) + room for box in self.boxes]
+            self.held = np.stack([warp(i, m, size) for i, m in zip(self.images, matrices, strict=True)])
+            self.held_points = np.stack(
+                [transform_points(p, m) for p, m in zip(self.points, matrices, strict=True)]
+            )
+        return [self.held]
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+        rows = rng.integers(len(self.images), size=count)
+        degrees = np.where(rng.random(count) < 0.5, 45.0, 15.0)
+        jitter = jitter_matrices(rng, count, LANDMARK_SIZE, degrees=degrees, scale=0.18, shift=0.07)
+        turned = rng.random(count) < 0.5
+        matrices = mirrored(moved(jitter, HELD_ROOM), turned, LANDMARK_SIZE)
+        points = (
+            np.einsum("bij,bkj->bki", matrices[:, :, :2], self.held_points[rows]) + matrices[:, None, :, 2]
+        )
+        points[turned] = points[turned][:, list(LANDMARK_SWAP)]
+        heatmaps = points_to_heatmaps(points.astype(np.float32), LANDMARK_SIZE // 4)
+        return Draw(rows, matrices, LANDMARK_SIZE, 1.0, 0.2, (heatmaps,))
 
 
 class LandmarkRecipe(Recipe):

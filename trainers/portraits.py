@@ -15,6 +15,7 @@ PROFILES = ("1", "5")  # MTFL's poses: turned fully to the left, to the right
 PROFILE_SHARE = 0.3  # of what is pasted; a fiftieth of MTFL is
 DECOY_SHARE = 0.25  # pasted pieces that show no face, so that the seam does not give a face away
 SIZES = (10.0, 300.0)  # px, longer side of a pasted face
+LARGE = (120.0, 420.0)  # px, of every second one: scenes show few faces as large as these
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class Paster:
         """
         chosen = self.profiles if rng.random() < PROFILE_SHARE else self.portraits
         portrait = chosen[int(rng.integers(len(chosen)))]
-        piece, box = _sized(rng, portrait, float(np.exp(rng.uniform(*np.log(SIZES)))))
+        sizes = LARGE if rng.random() < 0.5 else SIZES
+        piece, box = _sized(rng, portrait, float(np.exp(rng.uniform(*np.log(sizes)))))
         height, width = image.shape[:2]
         middle = (box[:2] + box[2:]) / 2
         offset = np.round(rng.uniform(0.05, 0.95, 2) * [width, height] - middle).astype(int)

@@ -10,10 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
-from engines.geometry import Floats, Image
+from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import FaceResNet
-from trainers.faces import ROOM, FaceFinder, batched, box_from_interocular, jittered, stored_crop
+from trainers.faces import (
+    ROOM,
+    FaceFinder,
+    batched,
+    box_from_interocular,
+    jittered,
+    jittered_maps,
+    stored_crop,
+)
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.held import Draw
 from trainers.scenes import is_held_out
 from trainers.teacher import TeacherEmbedder
 from trainers.transforms import replicate_black_border
@@ -185,6 +194,14 @@ class FaceSamples(RandomSamples):
     def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
         i = int(rng.integers(len(self.crops)))
         return jittered(rng, self.crops[i], degrees=6, scale=0.06), int(self.label[i]), self.teacher[i]
+
+    def pictures(self) -> list[np.ndarray]:
+        return [self.crops]
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+        rows = rng.integers(len(self.crops), size=count)
+        matrices = jittered_maps(rng, count, degrees=6, scale=0.06)
+        return Draw(rows, matrices, FACE_SIZE, 0.8, 0.1, (self.label[rows], self.teacher[rows]))
 
 
 class MarginHead(nn.Module):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from engines.geometry import Floats, Image, iou_matrix, location_centres
-from engines.networks.detector import STRIDES
+from engines.geometry import FINE_STRIDES, GREY, Floats, Image, iou_matrix, location_centres
 from trainers.detection_metrics import Truth
 from trainers.fit import RandomSamples
 from trainers.portraits import Paster
@@ -16,7 +15,6 @@ from trainers.transforms import photometric
 from trainers.zips import ImageZip
 
 HELD_OUT_EVERY = 7
-PAD = 114  # what the detector's letterbox is padded with
 # Longer sides in px that each stride is answerable for; they overlap, and a face there teaches both.
 SIDE_RANGES = ((0, 64), (40, 160), (110, 10_000))
 CENTRE_RADIUS = (
@@ -128,7 +126,7 @@ def assign(faces: Floats, doubtful: Floats, centres: Floats, strides: Floats) ->
         away = np.abs(centres - [(x1 + x2) / 2, (y1 + y2) / 2]).max(1) / strides
         central = away < CENTRE_RADIUS
         central &= np.abs(centres - [(x1 + x2) / 2, (y1 + y2) / 2]).max(1) < max(side * 0.4, 6)
-        for stride, (low, high) in zip(STRIDES, SIDE_RANGES, strict=True):
+        for stride, (low, high) in zip(FINE_STRIDES, SIDE_RANGES, strict=True):
             level = central & (strides == stride)
             if low <= side < high:
                 target[level], boxes[level] = 1, faces[i]
@@ -155,7 +153,7 @@ class SceneSamples(RandomSamples):
         self.size = size
         self.paster, self.teacher = paster, teacher
         self.with_faces = [s for s in scenes if len(s.faces)]
-        self.centres, self.strides = location_centres((size, size), STRIDES)
+        self.centres, self.strides = location_centres((size, size), FINE_STRIDES)
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, Floats, Floats]:
         image, faces, doubtful = self.mosaic(rng) if rng.random() < MOSAIC else self.crop(rng, self.size)
@@ -195,10 +193,10 @@ class SceneSamples(RandomSamples):
             scene = self.with_faces[int(rng.integers(len(self.with_faces)))]
             face = scene.faces[int(rng.integers(len(scene.faces)))]
             side = float(max(face[2] - face[0], face[3] - face[1], 2))
-            largest = size * (
-                0.85 if rng.random() < 0.85 else 1.6
-            )  # at times larger than the crop: its parts
-            scale = float(np.clip(np.exp(rng.uniform(np.log(9), np.log(largest))) / side, 0.15, 3.0))
+            smallest = 9 if rng.random() < 0.7 else 0.35 * size
+            largest = size * (0.85 if rng.random() < 0.85 else 1.6)  # at times only parts of it fit
+            drawn = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
+            scale = float(np.clip(drawn / side, 0.15, 3.5))
             return cut(
                 scene, scale, (face[:2] + face[2:]) / 2 * scale - rng.uniform(0.1, 0.9, 2) * size, size
             )
@@ -234,7 +232,7 @@ def cut(scene: Scene, scale: float, origin: np.ndarray, size: int) -> tuple[Imag
     )
     left, top = np.round(np.array([x1, y1]) * scale - origin).astype(int).clip(0)
     part = part[: size - top, : size - left]
-    canvas = np.full((size, size, 3), PAD, np.uint8)
+    canvas = np.full((size, size, 3), GREY, np.uint8)
     canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
     offset = np.array([left - x1 * scale, top - y1 * scale] * 2, np.float32)
     whole, doubtful = scene.faces * scale + offset, scene.doubtful * scale + offset
@@ -250,7 +248,7 @@ def cut(scene: Scene, scale: float, origin: np.ndarray, size: int) -> tuple[Imag
 
 def spoil(rng: np.random.Generator, image: Image) -> Image:
     """The picture darker and out of focus or moved, as a background or a hall behind a lit stage is."""
-    gain = rng.uniform(0.1, 0.7) if rng.random() < 0.8 else 1.0
+    gain = float(np.exp(rng.uniform(np.log(0.07), np.log(0.7)))) if rng.random() < 0.8 else 1.0
     dark = np.clip(np.arange(256) * gain + rng.uniform(0, 12), 0, 255).astype(np.uint8)
     image = cv2.LUT(image, dark)
     sigma = float(np.exp(rng.uniform(np.log(0.7), np.log(6))))

@@ -28,9 +28,9 @@ def analyze(
 
     from daemon.analyze import Analyst, write_analysis
     from daemon.build_bar import building
-    from daemon.gallery import model_id
     from daemon.images import expand_images
     from daemon.live_gallery import LiveGallery
+    from daemon.looks import model_id
     from daemon.settings import effective
     from daemon.stills import load_still_engines
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from daemon.control import AnyRequest
+    from daemon.control_requests import AnyRequest
 
 app = typer.Typer(help="Look at a running daemon, and change its cameras.", no_args_is_help=True)
 camera_app = typer.Typer(help="Add, remove or restart a camera of a running daemon.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Show how the daemon and its cameras are."""
-    from daemon.control import Status
+    from daemon.control_requests import Status
 
     found = _asked(Status(), config, socket)
     if as_json:
@@ -44,7 +44,7 @@ def status(
 @app.command()
 def reload(config: ConfigPath = None, socket: SocketPath = None) -> None:
     """Have the daemon read its configuration again; a wrong one is refused, and the old one goes on."""
-    from daemon.control import Reload
+    from daemon.control_requests import Reload
 
     done = _asked(Reload(), config, socket)
     told = [
@@ -70,7 +70,7 @@ def add(
     socket: SocketPath = None,
 ) -> None:
     """Add a camera, until the next reload or start."""
-    from daemon.control import CameraAdd
+    from daemon.control_requests import CameraAdd
 
     source = sys.stdin.readline().strip() if source == "-" else source
     asked = {"name": name, "source": _whole(source)} | dict(_setting(each) for each in settings or ())
@@ -80,7 +80,7 @@ def add(
 @camera_app.command()
 def remove(name: Name, config: ConfigPath = None, socket: SocketPath = None) -> None:
     """Remove a camera, until the next reload or start."""
-    from daemon.control import CameraRemove
+    from daemon.control_requests import CameraRemove
 
     typer.echo(f"{_asked(CameraRemove(name), config, socket)}: removed, until the next reload or start")
 
@@ -88,7 +88,7 @@ def remove(name: Name, config: ConfigPath = None, socket: SocketPath = None) -> 
 @camera_app.command()
 def restart(name: Name, config: ConfigPath = None, socket: SocketPath = None) -> None:
     """Connect a camera anew."""
-    from daemon.control import CameraRestart
+    from daemon.control_requests import CameraRestart
 
     typer.echo(f"{_asked(CameraRestart(name), config, socket)}: connecting anew")
 

@@ -76,8 +76,8 @@ def _explain_image(image: Path, gallery: Path | None, config: Path | None, as_js
 
     from daemon.build_bar import building
     from daemon.explain import explain_image
-    from daemon.gallery import model_id
     from daemon.live_gallery import LiveGallery
+    from daemon.looks import model_id
     from daemon.settings import effective
     from daemon.stills import load_still_engines
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from daemon.config import Config
+    from daemon.pipelines import LoadedPipeline
+    from daemon.replay_job import ReplayJob
 
 
 class Speed(StrEnum):
@@ -49,15 +54,8 @@ def replay(
     config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
 ) -> None:
     """Replay videos frame by frame: who was seen, from when to when."""
-    from rich.console import Console
-
-    from daemon.build_bar import building
-    from daemon.config import Config
-    from daemon.loading import load_pipeline
-    from daemon.pipelines import LoadedPipeline
     from daemon.replay import replay_cameras
     from daemon.replay_job import ReplayJob, parsed_start
-    from daemon.replay_summary import speed_line, summary_table
     from daemon.settings import camera_template, effective
     from daemon.telemetry import configure_logging
 
@@ -73,15 +71,24 @@ def replay(
     settings = effective(config, changes)
     configure_logging(settings.log)
     template = camera_template(detector_size=detector_size, speed=speed.value)
-    cameras = tuple(replay_cameras(videos, template))
-    start = parsed_start(start_time)
     job = ReplayJob(
-        config=settings.model_copy(update={"cameras": cameras}),
+        config=settings.model_copy(update={"cameras": tuple(replay_cameras(videos, template))}),
         out=out,
         annotated=annotate,
         publish=publish or endpoint is not None,
-        start=start,
+        start=parsed_start(start_time),
     )
+    if _replayed(job, every_frame=every_frame) < len(videos):
+        raise typer.Exit(1)
+
+
+def _replayed(job: ReplayJob, *, every_frame: bool) -> int:
+    """Does it and shows who was seen; returns how many videos could be replayed."""
+    from rich.console import Console
+
+    from daemon.build_bar import building
+    from daemon.loading import load_pipeline
+    from daemon.replay_summary import speed_line, summary_table
 
     def load(config: Config) -> LoadedPipeline:
         with building(Console(stderr=True)) as progress:
@@ -90,10 +97,9 @@ def replay(
     results = job.run(load, Console(stderr=True))
     console = Console()
     for result in results:
-        console.print(summary_table(result, start))
+        console.print(summary_table(result, job.start))
         console.print(speed_line(result), highlight=False)
-    for written, path in (("events", out), ("annotated video", annotate)):
+    for written, path in (("events", job.out), ("annotated video", job.annotated)):
         if path is not None:
             console.print(f"{written}: {path}", highlight=False, soft_wrap=True)
-    if len(results) < len(videos):
-        raise typer.Exit(1)
+    return len(results)

@@ -41,8 +41,13 @@ class EagerEngine:
 
     @torch.inference_mode()
     def __call__(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._module(torch.from_numpy(np.ascontiguousarray(batch)))
-        return {name: out.numpy() for name, out in zip(self.spec.outputs, outputs, strict=True)}
+        images = torch.from_numpy(np.ascontiguousarray(batch))
+        return {name: out.numpy() for name, out in self.on_device(images).items()}
+
+    @torch.inference_mode()
+    def on_device(self, images: Tensor) -> dict[str, Tensor]:
+        """The same with tensors: (N, H, W, 3) uint8 -> outputs."""
+        return dict(zip(self.spec.outputs, self._module(images), strict=True))
 
 
 def load(request: EngineRequest, threads: int) -> EagerEngine | TorchEngine:

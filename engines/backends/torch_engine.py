@@ -1,6 +1,7 @@
 """Engines that torch runs, on the CPU or on an NVIDIA GPU: arrays in and out, or tensors that stay there."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ WARM_UP = 3  # calls before a capture: libraries choose their kernels and take t
 class TorchEngine:
     """An Engine over `run`, which takes (N, H, W, 3) uint8 on `device`."""
 
+    graphs = True  # whether a GPU is given CUDA graphs; a benchmark switches it off for all
+
     def __init__(self, run: Run, request: EngineRequest, spec: ModelSpec) -> None:
         self.spec = spec
         self.backend = request.backend
@@ -24,7 +27,15 @@ class TorchEngine:
         self.precision = request.precision
         self.input_size = request.size
         self._max_batch = request.max_batch
-        self._run = Bucketed(run, request.max_batch, capture) if request.device == "cuda" else run
+        self._plain = run
+        graphed = self.graphs and request.device == "cuda"
+        self._run = Bucketed(run, request.max_batch, capture) if graphed else run
+
+    def without_graphs(self) -> "TorchEngine":
+        """The same engine, every kernel launched by itself: to measure what CUDA graphs are worth."""
+        other = copy(self)
+        other._run = self._plain
+        return other
 
     @torch.inference_mode()
     def __call__(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.geometry import FINE_STRIDES
 from engines.networks.layers import BasicBlock, conv_bn_relu
 
-STRIDES = (8, 16, 32)
 _PRIOR_LOGIT = -4.6  # a face probability of 0.01 at the start (Lin et al. 2017, "Focal loss", sec. 4.1)
 
 
@@ -71,7 +71,7 @@ class Detector(nn.Module):
         self.lateral5 = conv_bn_relu(c5, neck, 1)
         self.smooth3 = conv_bn_relu(neck, neck)
         self.smooth4 = conv_bn_relu(neck, neck)
-        self.heads = nn.ModuleList(Head(neck) for _ in STRIDES)
+        self.heads = nn.ModuleList(Head(neck) for _ in FINE_STRIDES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         c3 = self.stage3(self.stem(x))  # (B, c3, H/8, W/8)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from daemon.control import Status
+from daemon.control_requests import Status
 from tests.processes import DaemonProcess
 from tests.rtsp_proxy import RtspProxy
-from tests.soak.measures import Stopwatch, accounts, footprint, p99_ms, rate
+from tests.soak.measures import Stopwatch, accounts, cpu_s, footprint, p99_ms, rate
 from tests.soak.rtsp import RtspServer, write_pictures
+from tests.test_streams import read_corrupted
 
 Measured = dict[str, Any]
 
@@ -118,6 +121,16 @@ def damaged(folder: Path, *, seconds: float, share: float = 0.05) -> Measured:
             }
 
 
+def fuzzed(folder: Path, *, num: int) -> Measured:
+    """Damaged files and damaged packets in whole files, read in this process."""
+    read_corrupted(folder, num // 4)
+    gc.collect()
+    before = footprint(os.getpid())
+    num_read, num_refused = read_corrupted(folder, num, seed=1)
+    gc.collect()
+    return {"read": num_read, "refused": num_refused, **_growth(before, footprint(os.getpid()))}
+
+
 def reconnects(folder: Path, *, num: int) -> Measured:
     """The connection is cut again and again."""
     pictures = write_pictures(folder / "pictures", (640, 360))
@@ -138,17 +151,19 @@ def reconnects(folder: Path, *, num: int) -> Measured:
             return {"reconnects": num, **_growth(before, after)}
 
 
-def many(folder: Path, *, num_cameras: int, seconds: float, soak: bool = False) -> Measured:
+def many(folder: Path, *, num_cameras: int, seconds: float) -> Measured:
     """RTSP streams of 640x360 at 15 frames a second through the real engines; then SIGTERM under load."""
     with RtspServer(write_pictures(folder / "pictures", (640, 360))) as server:
         cameras = [camera(f"c{n}", server.url, open_timeout_s=30) for n in range(num_cameras)]
-        with DaemonProcess(folder, cameras, real=True) as daemon:
+        publish = {"endpoint": f"ipc://{folder}/events", "heartbeat_s": 0.5, "empty_frames": True}
+        with DaemonProcess(folder, cameras, real=True, publish=publish) as daemon:
             daemon.until(lambda: all(_frames(daemon, each["name"], 3) for each in cameras), 300)
             _wait(daemon, min(seconds / 4, 60))
             before, since = footprint(daemon.process.pid), len(daemon.events)
             taken = _taken(daemon)
-            watch = Stopwatch()
+            watch, busy_s = Stopwatch(), cpu_s(daemon.process.pid)
             _wait(daemon, seconds)
+            cores = (cpu_s(daemon.process.pid) - busy_s) / watch.seconds
             processed = [(b - a) / watch.seconds for a, b in zip(taken, _taken(daemon), strict=True)]
             after = footprint(daemon.process.pid)
             events = [event for each in cameras for event in daemon.of(f"{each['name']}/faces", since=since)]
@@ -157,9 +172,11 @@ def many(folder: Path, *, num_cameras: int, seconds: float, soak: bool = False) 
             status = daemon.end(signal.SIGTERM)
             stopped_s = watch.seconds
             daemon.collect(500)
+            told = sum(len(daemon.of(f"{each['name']}/faces")) for each in cameras)
             return {
                 "cameras": num_cameras,
                 "seconds": seconds,
+                "cores_used": round(cores, 2),
                 "processed_fps_least": round(min(processed), 2),
                 "processed_fps_most": round(max(processed), 2),
                 "fairness": round(min(processed) / max(max(processed), 1e-9), 3),
@@ -169,6 +186,7 @@ def many(folder: Path, *, num_cameras: int, seconds: float, soak: bool = False) 
                 "sigterm_status": status,
                 "sigterm_s": stopped_s,
                 "stopping_told": "stopping" in daemon.states("_daemon"),
+                "all_delivered": told == daemon.of("_daemon/heartbeat")[-1]["frames_processed"],
             }
 
 
