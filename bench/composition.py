@@ -40,7 +40,7 @@ def session(path: Path, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Four sessions that spin while they wait take the cores from each other: with spinning it is 1.5 to 3 times slower.
+    # Four sessions that spin while they wait take the cores from each other; see bench/README.md.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

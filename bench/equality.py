@@ -2,7 +2,7 @@
 
     python -m bench.equality --video FILE... [--frames N] [--json FILE]
 
-Every face in every frame, nobody enrolled but two people taken from the first frame that shows two, so that names are
+Every face in every frame. Who is in the fullest of the first frames, as eager sees it, is enrolled, so that names are
 compared, too. Faces are paired by their track's number, which must be equal; the tables give the largest and the mean
 deviation of each field, and how often names, gender, main emotion or tracks differ.
 """
@@ -29,9 +29,9 @@ from engines.runtime import FaceEngines, load_face_engines
 
 REFERENCE = ("eager", "f32")
 ENGINES = (("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8"))
-# In pixels of the frame, years, and cosine between the two embeddings of one face; shares of frames or faces.
+# Pixels of the frame, years, 1 - cosine of the two embeddings, and counts. bf16 and int8 have none: they are told only.
 TOLERANCES: dict[str, dict[str, float]] = {
-    "f32": {"box_px": 0.2, "landmark_px": 0.3, "age_years": 0.2, "embedding_off": 1e-4, "names_differ": 0}
+    "f32": {"box_px": 0.2, "landmark_px": 0.3, "age_years": 0.2, "embedding_off": 5e-4, "names_differ": 0}
     | {"tracks_differ": 0, "gender_differ": 0, "emotion_differ": 0},
 }
 Frames = dict[int, Sequence[Any]]
@@ -86,7 +86,7 @@ def replayed(engines: FaceEngines, video: Path, num: int, people: GallerySnapsho
 
 
 def people_in(frames: Frames) -> GallerySnapshot:
-    """The faces of the first frame with the most faces, enrolled as Ann, Bob and so on, one look each."""
+    """The faces of the frame with the most of them, enrolled one look each."""
     full = [faces for faces in frames.values() if all(face.embedding for face in faces)]
     if not full:
         return EMPTY_SNAPSHOT

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +24,9 @@ from daemon.scene import SceneWatch
 from daemon.stage_watch import StageWatch
 from daemon.tracker import Track, Tracker
 from engines.geometry import FACE_SIZE, alignment_matrix, attribute_matrix
-from engines.image_ops import HOST, ImageOps, Picture, ops_for
+from engines.image_ops import ImageOps, Picture, ops_for
 from engines.runtime import FaceEngines
-from engines.stages import AttributeScores, Detections, classify, detect, embed, find_landmarks
+from engines.stages import Detections, classify, detect, embed, find_landmarks
 
 Floats = NDArray[np.float32]
 Pictures = Mapping[str, Picture]  # each camera's frame, where the engines run
@@ -60,14 +58,6 @@ class Sighting:
     score: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """Looks whose age, gender and emotion are being read; `scores` waits for what is said of them."""
-
-    looks: list[Look]
-    scores: Callable[[], AttributeScores]
-
-
 class FacePipeline:
     """Frames in, events out; the state of all cameras.
 
@@ -87,8 +77,6 @@ class FacePipeline:
     ) -> None:
         self._engines = engines
         self._ops = ops or ops_for(engines)
-        # On a CPU two small networks side by side keep its cores busier than one after the other on all of them.
-        self._beside = ThreadPoolExecutor(1, "attributes") if self._ops is HOST else None
         self._config = config
         self._every_frame = every_frame
         self._detect_threshold = engines.detector.spec.threshold or 0.5
@@ -137,10 +125,9 @@ class FacePipeline:
         watch.lap("track")
         looks = self._look(sightings, pictures)
         watch.lap("landmarks")
-        reading = self._start_reading(looks, pictures)
         self._embed(looks)
         watch.lap("embed")
-        self._classify(reading)
+        self._classify(looks, pictures)
         watch.lap("attributes")
         identities = self._identify(frames, looks)
         return events + self._tell(frames, looks, identities, watch)
@@ -266,22 +253,15 @@ class FacePipeline:
             look, interval_s, rules.quality_gain, rules.growth
         )
 
-    def _start_reading(self, looks: Sequence[Look], pictures: Pictures) -> Reading | None:
-        """Sets age, gender and emotion of the usable faces that are due going."""
+    def _classify(self, looks: Sequence[Look], pictures: Pictures) -> None:
+        """Reads age, gender and emotion of the usable faces that are due."""
         due = [look for look in looks if look.quality.usable and self._is_classifying_due(look)]
         if not due or self._engines.attributes is None:
-            return None
+            return
         images = [pictures[look.frame.camera] for look in due]
         crops = self._ops.warp(images, [attribute_matrix(look.landmarks) for look in due], CROP)
-        read = partial(classify, self._engines.attributes, crops, ops=self._ops)
-        return Reading(due, self._beside.submit(read).result if self._beside else read)
-
-    def _classify(self, reading: Reading | None) -> None:
-        """Takes in what was read."""
-        if reading is None:
-            return
-        scores = reading.scores()
-        for i, look in enumerate(reading.looks):
+        scores = classify(self._engines.attributes, crops, ops=self._ops)
+        for i, look in enumerate(due):
             look.person.classified.note(look)
             if look.person.attributes is not None:
                 age, female = float(scores.age_years[i]), float(scores.female[i])

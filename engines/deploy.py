@@ -17,11 +17,15 @@ class Deployed(nn.Module):
     female (N,) probability, emotion (N, 8) probabilities. expression: probabilities (N, 5).
     """
 
+    halve: Tensor
+
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.network = network.eval()
         self.task = spec.task
         self.mean, self.scale = spec.mean, 1 / spec.std
+        # The mean of each 2x2 px, as a convolution: OpenVINO runs it three times as fast as average pooling.
+        self.register_buffer("halve", torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2) / 4, persistent=False)
         self.dtype = next((p.dtype for p in network.parameters()), torch.float32)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -40,7 +44,7 @@ class Deployed(nn.Module):
         return age.clamp(0, 120), female.sigmoid(), emotion.softmax(1)
 
     def _detect(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        half = F.avg_pool2d(x, 2)
+        half = F.conv2d(x, self.halve, stride=2)
         height, width = half.shape[2:]
         half = F.pad(half, (0, -width % 32, 0, -height % 32), value=(GREY - self.mean) * self.scale)
         finest = (half.shape[2] // FINE_STRIDES[0]) * (half.shape[3] // FINE_STRIDES[0])

@@ -8,14 +8,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bench.equality import compare, largest
+from bench import composition, side_by_side
+from bench.equality import beyond, compare, largest, people_in, replayed
 from bench.wall import SIZE, nine_faces
 from daemon.bench import Bench, over_and_over
 from daemon.bench_tables import show
 from daemon.cli import app
+from daemon.commands.bench import CLIP
 from daemon.config import CameraConfig, Config
 from daemon.timing import summed_up, timed
 from engines.errors import MienError
+from engines.runtime import load_face_engines
 from tests.clips import grey_levels, write_clip
 from tests.fakes import ANN, BOB, fake_engines, walk
 
@@ -167,3 +170,41 @@ def test_a_face_that_only_one_saw_counts_as_a_track_that_differs():
     found = largest(compare(frame_of(face(1), face(2)), frame_of(face(1))))
 
     assert 1 == found["tracks_differ"]
+
+
+def test_openvino_tells_what_eager_tells_of_the_shipped_clip():
+    eager, openvino = (
+        load_face_engines(backend=name, device="cpu", precision="f32") for name in ("eager", "openvino")
+    )
+    people = people_in(replayed(eager, CLIP, 5))
+    reference = replayed(eager, CLIP, 20, people)
+
+    found = largest(compare(reference, replayed(openvino, CLIP, 20, people)))
+
+    assert found["faces"] > 30
+    assert beyond(found, "f32") == []
+
+
+def test_the_comparison_says_which_file_it_lacks(tmp_path, capsys):
+    code = side_by_side.main(
+        ["--video", str(CLIP), "--teachers", str(tmp_path), "--systems", composition_name(), "--frames", "1"]
+    )
+
+    assert (1, True) == (code, "yunet_n_dynamic.onnx: missing; --teachers is" in capsys.readouterr().err)
+
+
+def composition_name():
+    return next(name for name in side_by_side.NAMES if name.startswith("composition"))
+
+
+def test_yunets_boxes_and_points_are_decoded_in_pixels():
+    outputs = [np.zeros((1, (64 // s) ** 2, n), np.float32) for n in (1, 1, 4, 10) for s in (8, 16, 32)]
+    outputs[0][0, 9], outputs[3][0, 9] = 0.81, 1.0  # stride 8, row 1, column 1
+    outputs[6][0, 9] = (0.5, 0.5, np.log(2), np.log(3))
+    outputs[9][0, 9] = np.arange(10) / 10
+
+    found = composition.YuNet._decoded(None, outputs, 64, 0.5)
+
+    assert found.boxes_xyxy.tolist() == [pytest.approx([8, 0, 40, 48], abs=1e-4)]
+    assert found.scores.tolist() == [pytest.approx(0.9)]
+    assert found.landmarks[0, 1].tolist() == pytest.approx([(0.2 + 1) * 16, (0.3 + 1) * 16])

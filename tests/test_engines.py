@@ -351,9 +351,7 @@ class CoarseEngine:
 
     side: float
     input_size: tuple[int, int] = (640, 352)
-    spec: ModelSpec = ModelSpec(
-        "detector", "detector", "", {}, (640, 352), ("scores", "sides"), threshold=0.5
-    )
+    spec = ModelSpec("detector", "detector", "", {}, (640, 352), ("scores", "sides"), threshold=0.5)
 
     def __call__(self, batch):
         centres, strides, coarse = detector_locations(self.input_size)

@@ -172,3 +172,21 @@ def test_replaying_twice_gives_the_same_bytes_that_fit_the_schemas(three_faces):
 
     assert digests[0] == digests[1]
     validate(events)
+
+
+@needs_shared
+@pytest.mark.parametrize("video", ["podium_640x360", "three_faces_1080x360"])
+def test_nine_of_ten_faces_are_found_and_nine_of_ten_finds_are_faces(video):
+    from engines.runtime import load_engine
+    from trainers.detection_metrics import judge
+    from trainers.evaluate_detector import video_truths
+    from trainers.measuring import EvaluationConfig
+
+    yunet = SHARED / "teachers/yunet_n_dynamic.onnx"
+    config = EvaluationConfig(video=str(SHARED / "video"), yunet=str(yunet))
+    engine = load_engine("detector")
+    precision, recall = judge(*video_truths(config, video, engine), 32).precision_recall(
+        engine.spec.threshold
+    )
+
+    assert min(precision, recall) >= 0.90, (precision, recall)

@@ -268,6 +268,12 @@ def still_seen(
     return faces[sure], np.concatenate((doubtful, faces[~sure & faint]))
 
 
+def spoilt(rng: np.random.Generator, scene: Scene, teacher: TeacherDetector) -> Scene:
+    """The scene dark and blurred, labelled anew by the teacher."""
+    image = spoil(rng, scene.image)
+    return Scene(scene.name, image, *still_seen(teacher, image, scene.faces, scene.doubtful))
+
+
 def paint_over(rng: np.random.Generator, scene: Scene) -> Scene:
     """The scene with every labelled box replaced: by a flat colour, by noise, or by a piece of the scene."""
     image = scene.image.copy()

@@ -169,11 +169,15 @@ def _write(model: "Model", precision: str, folder: Path) -> None:
 
 
 def _options(precision: str, threads: int) -> dict[str, Any]:
-    """float32 unless asked otherwise: OpenVINO itself takes bf16 where a CPU has it, and results would differ."""
+    """float32 unless asked otherwise: OpenVINO itself takes bf16 where a CPU has it, and results would differ.
+
+    Not pinned: every process would pin its threads to the same first cores, and daemons beside each other wait there.
+    """
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1,
+        "ENABLE_CPU_PINNING": False,
     }
 
 
