@@ -22,13 +22,13 @@ from engines.stages import detect
 from trainers.attribute_sets import ferplus, utkface
 from trainers.detection_metrics import judge
 from trainers.evaluate_attributes import measured, right_gender
+from trainers.evaluate_embedder import lfw_pairs
 from trainers.evaluate_landmarks import FAILED, PICTURE, face_errors, our_points
 from trainers.faces import FaceFinder
 from trainers.landmarks import LandmarksConfig, load_samples
-from trainers.measuring import EvaluationConfig, embed_chain, engine
+from trainers.measuring import EvaluationConfig, engine
 from trainers.scenes import held_out_truths
-from trainers.verification import read_pairs, ten_fold_accuracy
-from trainers.zips import ImageZip
+from trainers.verification import ten_fold_accuracy
 
 LFW, NME, FER = "LFW 10-fold accuracy, %", "NME, MTFL val, %", "FER+ accuracy, %"
 STREAM_SIZE, LOW_SCORE, SIDES = (640, 384), 0.05, (16.0, 32.0, 64.0)
@@ -64,16 +64,8 @@ def accuracies(config: EvaluationConfig) -> Values:
 
 
 def lfw(config: EvaluationConfig) -> float:
-    with ImageZip(config.data, "lfw") as data:
-        pairs, same, fold = read_pairs(data)
-        if config.limit:
-            chosen = np.arange(0, len(pairs), max(1, len(pairs) // config.limit))
-            pairs, same, fold = [pairs[i] for i in chosen], same[chosen], fold[chosen]
-        names = sorted({name for pair in pairs for name in pair})
-        embeddings, _ = embed_chain(config, [data.image(name) for name in names])
-    row = {name: i for i, name in enumerate(names)}
-    left, right = (embeddings[[row[pair[k]] for pair in pairs]] for k in (0, 1))
-    return 100 * ten_fold_accuracy((left * right).sum(1), same, fold)[0]
+    pairs = lfw_pairs(config)
+    return 100 * ten_fold_accuracy(pairs.similarity, pairs.same, pairs.fold)[0]
 
 
 def landmark_errors(config: EvaluationConfig) -> Values:

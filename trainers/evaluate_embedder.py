@@ -1,5 +1,6 @@
 """`mien evaluate recognition`: LFW's pairs, and open-set identification of persons nobody trained on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,19 @@ def recognition_figures(config: EvaluationConfig) -> Figures:
     return figures
 
 
-def lfw_figures(config: EvaluationConfig, default: float) -> tuple[Figures, tuple[Floats, np.ndarray]]:
-    """The intervals are over pairs."""
+@dataclass(frozen=True, slots=True)
+class LfwPairs:
+    """P pairs as the chain sees them: cosine (P,), whether one person (P,), fold (P,); names, and faces missed."""
+
+    similarity: Floats
+    same: np.ndarray
+    fold: np.ndarray
+    names: list[str]
+    missed: int
+
+
+def lfw_pairs(config: EvaluationConfig) -> LfwPairs:
+    """`limit` takes pairs evenly."""
     with ImageZip(config.data, "lfw") as data:
         pairs, same, fold = read_pairs(data)
         if config.limit:
@@ -48,15 +60,21 @@ def lfw_figures(config: EvaluationConfig, default: float) -> tuple[Figures, tupl
         embeddings, missed = embed_chain(config, [data.image(name) for name in names])
     row = {name: i for i, name in enumerate(names)}
     left, right = (embeddings[[row[pair[k]] for pair in pairs]] for k in (0, 1))
-    similarity = (left * right).sum(1)
+    return LfwPairs((left * right).sum(1), same, fold, names, missed)
+
+
+def lfw_figures(config: EvaluationConfig, default: float) -> tuple[Figures, tuple[Floats, np.ndarray]]:
+    """The intervals are over pairs."""
+    lfw = lfw_pairs(config)
+    similarity, same, fold = lfw.similarity, lfw.same, lfw.fold
     accuracy, error = ten_fold_accuracy(similarity, same, fold)
     told = share(ten_fold_right(similarity, same, fold))
     figures: Figures = {
-        f"LFW 10-fold accuracy, {len(pairs)} pairs": Figure(accuracy, told.low, told.high, "%", 2),
+        f"LFW 10-fold accuracy, {len(same)} pairs": Figure(accuracy, told.low, told.high, "%", 2),
         "LFW standard error over folds": f"{error:.2%}",
         "LFW TAR@FAR=1e-2": tar_figure(similarity, same, 1e-2),
         "LFW TAR@FAR=1e-3": tar_figure(similarity, same, 1e-3),
-        "LFW faces missed by the detector": f"{missed} of {len(names)}",
+        "LFW faces missed by the detector": f"{lfw.missed} of {len(lfw.names)}",
         "default threshold (cosine)": f"{default:.3f}",
         "LFW at the default threshold: false matches": share(similarity[~same] >= default),
         "LFW at the default threshold: true matches": share(similarity[same] >= default),
