@@ -347,7 +347,7 @@ def test_detections_of_another_shape_are_refused():
         Detections(np.zeros((2, 4), np.float32), np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize("model", ["detector", "landmarks", "embedder", "attributes"])
+@pytest.mark.parametrize("model", ["detector", "landmarks", "embedder", "attributes", "expression"])
 def test_the_shipped_checkpoints_are_whole_and_say_what_they_are(model, tmp_path):
     shutil.copytree(WEIGHTS / model, tmp_path / model)
 

@@ -314,6 +314,13 @@ def test_classify_prints_the_document_with_bad_images_in_their_entries(checkpoin
     assert "2 images" in words and "not read" in words
 
 
+def test_the_shipped_model_sees_that_she_smiles():
+    _, document, _ = classify(str(PORTRAIT))
+
+    found = document["predictions"][0]
+    assert "Happy" == found["predicted_emotion"] and found["confidence"] > 0.8
+
+
 def test_classify_takes_a_lightning_checkpoint_and_a_plain_state_dict(checkpoint, tmp_path):
     network, _ = load_checkpoint(checkpoint)
     torch.save(
