@@ -250,15 +250,8 @@ def faces_in(events: Sequence[Event]) -> int:
 
 def engine_words(engines: FaceEngines) -> dict[str, str]:
     """Model -> backend, device, precision and input size."""
-    loaded = {
-        "detector": engines.detector,
-        "landmarks": engines.landmarks,
-        "embedder": engines.embedder,
-        "attributes": engines.attributes,
-    }
     return {
         name: f"{engine.backend} {getattr(engine, 'device', 'cpu')} {getattr(engine, 'precision', 'f32')} "
         f"{engine.input_size[0]}x{engine.input_size[1]}"
-        for name, engine in loaded.items()
-        if engine is not None
+        for name, engine in engines.loaded().items()
     }

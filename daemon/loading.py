@@ -41,7 +41,9 @@ def load_pipeline(config: Config, *, every_frame: bool = False, progress: Progre
     stock = EngineStock(config, cameras, every_frame, progress)
     by_camera = {camera.name: stock.pipeline_for(camera) for camera in cameras}
     pipelines = PipelinesByCamera(by_camera, stock.pipeline_for)
-    return LoadedPipeline(pipelines, _backends(stock.shared), stock.prepare)
+    return LoadedPipeline(
+        pipelines, {name: engine.backend for name, engine in stock.shared.loaded().items()}, stock.prepare
+    )
 
 
 class EngineStock:
@@ -124,13 +126,3 @@ def _detector(config: Config, size: Size, progress: Progress) -> Engine:
         size=size,
         progress=progress,
     )
-
-
-def _backends(engines: FaceEngines) -> dict[str, str]:
-    loaded = {
-        "detector": engines.detector,
-        "landmarks": engines.landmarks,
-        "embedder": engines.embedder,
-        "attributes": engines.attributes,
-    }
-    return {name: engine.backend for name, engine in loaded.items() if engine is not None}

@@ -73,6 +73,11 @@ class FaceEngines:
     embedder: Engine | None
     attributes: Engine | None
 
+    def loaded(self) -> dict[str, Engine]:
+        """By model, those that are on."""
+        every = (self.detector, self.landmarks, self.embedder, self.attributes)
+        return {model: engine for model, engine in zip(MODELS, every, strict=True) if engine is not None}
+
 
 def why_unusable(request: EngineRequest) -> str | None:
     """Why the cached engine cannot be taken as it is, or None."""
