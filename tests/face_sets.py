@@ -74,7 +74,8 @@ def write_mtfl(folder: Path, rng: np.random.Generator, n: int = 14) -> None:
         name = f"net_{i:03d}.webp"
         pictures[name], points = face(rng, 160, 26, 0.42)
         box = {"bx1": 44, "by1": 44, "bx2": 116, "by2": 116}
-        rows.append({"file": name, "split": "val" if i % 3 == 0 else "train", **box, **point_columns(points)})
+        part = {"split": "val", "gender": ""} if i % 3 == 0 else {"split": "train", "gender": 1 + i % 2}
+        rows.append({"file": name, **part, **box, **point_columns(points)})
     write_zip(folder / "mtfl.zip", pictures, rows)
 
 

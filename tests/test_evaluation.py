@@ -17,8 +17,8 @@ from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
 from tests.face_sets import face, write_zip
-from trainers.attribute_sets import blacked_out, ferplus_rows, fill_black
-from trainers.attributes import age_distribution, start_from
+from trainers.attribute_sets import UNKNOWN, blacked_out, ferplus_rows, fill_black, mtfl
+from trainers.attributes import AttributesConfig, age_distribution, start_from
 from trainers.bootstrap import Figure, bootstrap, share
 from trainers.calibration import best_temperature, divide, expected_calibration_error, tempered
 from trainers.evaluate_landmarks import coded, flicker, second_step
@@ -215,3 +215,13 @@ def test_the_command_prints_json_alone_and_draws_where_it_is_told(sets, tmp_path
     nme = next(value for name, value in figures.items() if name.startswith("NME"))
     assert nme["low"] <= nme["value"] <= nme["high"] and "%" == nme["unit"]
     assert {"landmarks.png", "landmark_errors.png"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_mtfl_teaches_gender_alone_and_only_by_its_training_part(sets):
+    faces = mtfl(AttributesConfig(data=str(sets)))
+
+    with ImageZip(str(sets), "mtfl") as data:
+        trained = {row["file"]: row["gender"] for row in data.rows() if row["split"] == "train"}
+    assert [trained[name] == "2" for name in faces.names] == faces.female.astype(bool).tolist()
+    assert len(trained) == len(faces) and {0.0, 1.0} == set(faces.female.tolist())
+    assert (faces.age == UNKNOWN).all() and (faces.emotion == UNKNOWN).all()

@@ -13,7 +13,8 @@ from engines.spec import EMOTIONS
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.ffhq_layout import open_ffhq
 from trainers.recognition import utkface_part
-from trainers.zips import ImageZip
+from trainers.transforms import replicate_black_border
+from trainers.zips import ImageZip, row_points
 
 UNKNOWN = -1.0
 HARD_LABELS = {
@@ -135,6 +136,23 @@ def utkface(config: AttributeData, part: str, finder: FaceFinder, run: str = "")
     age = np.array([float(row["age_years"]) for row in rows], np.float32)
     female = np.array([float(row["gender"]) for row in rows], np.float32)
     return LabelledFaces(crops, age, female, np.full((len(rows), len(EMOTIONS)), UNKNOWN, np.float32), names)
+
+
+def mtfl(config: AttributeData) -> LabelledFaces:
+    """MTFL's training part: gender alone, by people's labels and landmarks, as faces look outdoors."""
+    with ImageZip(config.data, "mtfl") as data:
+        rows = [row for row in data.rows() if row["split"] == "train" and row["gender"] in ("1", "2")]
+        rows = rows[: config.limit or None]
+        images = (replicate_black_border(data.image(row["file"])) for row in rows)
+        crops = [
+            attribute_stored_crop(image, row_points(row)) for image, row in zip(images, rows, strict=True)
+        ]
+    if not rows:
+        raise MienError(f"{data.path}: no training row with gender 1 (male) or 2 (female)")
+    female = np.array([row["gender"] == "2" for row in rows], np.float32)
+    age = np.full(len(rows), UNKNOWN, np.float32)
+    emotion = np.full((len(rows), len(EMOTIONS)), UNKNOWN, np.float32)
+    return LabelledFaces(np.stack(crops), age, female, emotion, tuple(row["file"] for row in rows))
 
 
 def ferplus_rows(data: ImageZip, part: str) -> list[dict[str, str]]:

@@ -14,16 +14,21 @@ from engines.checkpoint import load_checkpoint
 from engines.errors import UsageError
 from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import AttributesNet, FaceResNet
-from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, fill_black, hard_labelled, utkface
+from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, fill_black, hard_labelled, mtfl, utkface
 from trainers.batched_changes import LEVELS
 from trainers.faces import FaceFinder, jittered, jittered_maps
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
 from trainers.zips import SEED
 
-SETS = ("utkface", "ferplus", "emotion_masked", "expw", "ffhq")
+SETS = ("utkface", "ferplus", "mtfl", "emotion_masked", "expw", "ffhq")
 # How often a set is drawn beside the two that people labelled, and what its labels count.
-SHARE_AND_WEIGHT = {"emotion_masked": (0.3, 0.4), "expw": (0.15, 0.4), "ffhq": (0.06, 0.5)}
+SHARE_AND_WEIGHT = {
+    "mtfl": (0.3, 1.0),
+    "emotion_masked": (0.3, 0.4),
+    "expw": (0.15, 0.4),
+    "ffhq": (0.06, 0.5),
+}
 FER_SIZE = 48 / 112  # FER+ pictures were this small before they were enlarged
 AGE_SIGMA = 2.5  # years: how sharply a labelled age is meant
 
@@ -184,6 +189,7 @@ def load_sets(config: AttributesConfig, finder: FaceFinder) -> list[LabelledFace
     read = {
         "utkface": lambda: utkface(config, "train", finder, run),
         "ferplus": lambda: ferplus(config, "train", finder, run),
+        "mtfl": lambda: mtfl(config),
         "emotion_masked": lambda: hard_labelled(config, "emotion_masked", finder, run),
         "expw": lambda: hard_labelled(config, "expw", finder, run),
         "ffhq": lambda: ffhq(config, "train", finder, run),

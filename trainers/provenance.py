@@ -19,7 +19,7 @@ READ = {  # the zips that a recipe's training reads
     "detector": ("scenes", "mtfl", "ffhq"),
     "landmarks": ("mtfl",),
     "recognition": ("celeba_faces", "mtfl", "utkface", "expw", "emotion_masked", "scenes"),
-    "attributes": ("utkface", "ferplus", "emotion_masked", "expw", "ffhq"),
+    "attributes": ("utkface", "ferplus", "mtfl", "emotion_masked", "expw", "ffhq"),
     "ffhq": ("ffhq",),
     "expression": ("emotion_masked", "ferplus", "expw", "ckplus"),
 }

@@ -58,10 +58,11 @@ ABOUT = {
     ),
     "attributes": (
         "Reads age, gender (as annotated: female or male) and eight emotions from an aligned face.",
-        "UTKFace (age, gender), FER+ votes (emotion); at a lower weight AffectNet-derived masked faces and ExpW "
-        "(emotion) and FFHQ's training part (machine-made labels). The trunk starts from the embedder's. UTKFace's "
-        "label noise is about 1 %. The emotion and gender probabilities are calibrated by a temperature each, "
-        "fitted on FER+ PublicTest and UTKFace's validation part and folded into the last layers.",
+        "UTKFace (age, gender), MTFL's training part (gender), FER+ votes (emotion); at a lower weight "
+        "AffectNet-derived masked faces and ExpW (emotion) and FFHQ's training part (machine-made labels). The trunk "
+        "starts from the embedder's. UTKFace's label noise is about 1 %. The emotion and gender probabilities are "
+        "calibrated by a temperature each, fitted on FER+ PublicTest and UTKFace's validation part and folded into the "
+        "last layers.",
     ),
     "ffhq": (
         "Reads age, gender and eight emotions from a face of 224 px, as the machine that labelled FFHQ did.",
