@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from daemon.control_client import RemoteGallery
     from daemon.gallery import Gallery
 
-app = typer.Typer(help="Enrol, list, show, remove, back up and check people.", no_args_is_help=True)
+app = typer.Typer(
+    help="Enrol, list, show, remove, back up and check people; find who comes again.", no_args_is_help=True
+)
 
 GalleryPath = Annotated[
     Path | None, typer.Option("--gallery", help="The gallery file, instead of the config's.")
@@ -154,6 +156,41 @@ def check(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
     typer.echo(f"{opened.path}: {len(found) or 'no'} findings")
     if found:
         raise typer.Exit(1)
+
+
+@app.command()
+def strangers(
+    events: Annotated[
+        list[Path], typer.Argument(metavar="EVENTS...", help="Recorded events with embeddings, JSON lines.")
+    ],
+    enroll: Annotated[
+        tuple[int, str] | None,
+        typer.Option("--enroll", metavar="NUMBER NAME", help="Enrol the person of this number."),
+    ] = None,
+    gallery: GalleryPath = None,
+    config: ConfigPath = None,
+) -> None:
+    """Group the unknown tracks of recorded events by who they are of: who comes again and is not enrolled."""
+    from rich.console import Console
+
+    from daemon.identity import threshold_of
+    from daemon.looks import model_id
+    from daemon.settings import effective
+    from daemon.strangers import chosen, strangers_table
+    from daemon.strangers import strangers as found_in
+    from engines.runtime import WEIGHTS
+    from engines.spec import ModelSpec
+
+    settings = effective(config, {"gallery": {"path": gallery}})
+    spec = ModelSpec.load(WEIGHTS / "embedder" / "spec.json")
+    people = found_in(events, threshold_of(settings.identity, spec))
+    if enroll is None:
+        Console().print(strangers_table(people))
+        return
+    number, name = enroll
+    looks = chosen(people, number).looks(model_id(spec))
+    with _owned(settings, create=True) as opened:
+        typer.echo(f"{name}: {opened.enrol(name, looks)} new in {opened.path}")
 
 
 def _opened(path: Path | None, config: Path | None, *, create: bool = False) -> Gallery | RemoteGallery:
