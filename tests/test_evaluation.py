@@ -17,7 +17,7 @@ from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
 from tests.face_sets import face, write_zip
-from trainers.attribute_sets import UNKNOWN, blacked_out, ferplus_rows, fill_black, mtfl
+from trainers.attribute_sets import UNKNOWN, blacked_out, evenly, ferplus_rows, fill_black, mtfl
 from trainers.attributes import AttributesConfig, age_distribution, start_from
 from trainers.bootstrap import Figure, bootstrap, share
 from trainers.calibration import best_temperature, divide, expected_calibration_error, tempered
@@ -225,3 +225,9 @@ def test_mtfl_teaches_gender_alone_and_only_by_its_training_part(sets):
     assert [trained[name] == "2" for name in faces.names] == faces.female.astype(bool).tolist()
     assert len(trained) == len(faces) and {0.0, 1.0} == set(faces.female.tolist())
     assert (faces.age == UNKNOWN).all() and (faces.emotion == UNKNOWN).all()
+
+
+def test_a_limit_takes_rows_from_all_over_a_sorted_list():
+    assert [0, 2, 4, 6, 8] == evenly(range(10), 5)
+    assert [0, 3, 6] == evenly(range(10), 3)
+    assert [0, 1] == evenly(range(2), 5) == evenly(range(2), 0)

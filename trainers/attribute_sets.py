@@ -1,8 +1,9 @@
 """The sets that teach age, gender and emotion: read, aligned by our own landmarks, each with what it is worth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from trainers.ffhq_layout import open_ffhq
 from trainers.recognition import utkface_part
 from trainers.transforms import replicate_black_border
 from trainers.zips import ImageZip, row_points
+
+Row = TypeVar("Row")
 
 UNKNOWN = -1.0
 HARD_LABELS = {
@@ -66,6 +69,13 @@ class LabelledFaces:
 
     def __len__(self) -> int:
         return len(self.crops)
+
+
+def evenly(rows: Sequence[Row], limit: int) -> list[Row]:
+    """At most `limit` rows, from all over the list, which is often sorted by age or class; 0 is all."""
+    if not 0 < limit < len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
 def align_set(data: ImageZip, name: str, files: list[str], finder: FaceFinder, run: str = "") -> np.ndarray:
@@ -130,7 +140,7 @@ def fill_black(rng: np.random.Generator, crop: Image) -> Image:
 def utkface(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
     with ImageZip(config.data, "utkface") as data:
         rows = [row for row in data.rows() if utkface_part(row["file"]) == part]
-        rows = rows[: config.limit or None]
+        rows = evenly(rows, config.limit)
         names = tuple(row["file"] for row in rows)
         crops = align_set(data, "utkface", list(names), finder, run)
     age = np.array([float(row["age_years"]) for row in rows], np.float32)
@@ -142,7 +152,7 @@ def mtfl(config: AttributeData) -> LabelledFaces:
     """MTFL's training part: gender alone, by people's labels and landmarks, as faces look outdoors."""
     with ImageZip(config.data, "mtfl") as data:
         rows = [row for row in data.rows() if row["split"] == "train" and row["gender"] in ("1", "2")]
-        rows = rows[: config.limit or None]
+        rows = evenly(rows, config.limit)
         images = (replicate_black_border(data.image(row["file"])) for row in rows)
         crops = [
             attribute_stored_crop(image, row_points(row)) for image, row in zip(images, rows, strict=True)
@@ -185,7 +195,7 @@ def clear_winner(row: dict[str, str]) -> bool:
 
 def ferplus(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
     with ImageZip(config.data, "ferplus") as data:
-        rows = ferplus_rows(data, part)[: config.limit or None]
+        rows = evenly(ferplus_rows(data, part), config.limit)
         names = [row["path"] for row in rows]
         crops = align_set(data, "ferplus", names, finder, run)
     emotion = np.stack([votes(row) / votes(row).sum() for row in rows])
@@ -200,8 +210,7 @@ def hard_labelled(
 ) -> LabelledFaces:
     """A colour set with one emotion a picture, smoothed by how far such a label can be trusted."""
     with ImageZip(config.data, name) as data:
-        rows = data.rows()
-        rows = rows[:: max(1, len(rows) // config.limit)][: config.limit] if config.limit else rows
+        rows = evenly(data.rows(), config.limit)
         names = [row["file"] for row in rows]
         crops = align_set(data, name, names, finder, run)
     sure = CERTAINTY[name]
@@ -214,7 +223,7 @@ def hard_labelled(
 def ffhq(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
     """FFHQ's part: every label was made by a machine."""
     with open_ffhq(config.data) as data:
-        rows = data.faces(part)[: config.limit or None]
+        rows = evenly(data.faces(part), config.limit)
         names = tuple(row.image for row in rows)
         crops = align_set(data.images, "ffhq", list(names), finder, run)
     age = np.array([row.age for row in rows], np.float32)
