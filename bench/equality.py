@@ -1,63 +1,56 @@
-"""The same videos through the whole chain on every backend: how far the events are from eager's.
+"""The same videos through the whole chain on every CPU engine: how far the events are from eager float32's.
 
-    python -m bench.equality --video FILE... [--frames N] [--json FILE]
+    python -m bench.equality --video FILE... [--stretches N] [--frames N] [--engines NAME...] [--json FILE]
 
-Every face in every frame. Who is in the fullest of the first frames, as eager sees it, is enrolled, so that names are
-compared, too. Faces are paired by their track's number, which must be equal; the tables give the largest and the mean
-deviation of each field, and how often names, gender, main emotion or tracks differ.
+Every face in every frame. Of each video those stretches are taken that show the most faces, one in each of as many
+equal parts of its length; each is a video of its own to the chain. Who is to be seen there is enrolled, so that names
+are compared, too. What is compared, and the tolerances, are in bench/deviations.py; where one is not held the exit
+code is 1.
 """
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.deviations import TOLERANCES, Frames, beyond, compare, figures
 from daemon.config import CameraConfig, Config
 from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.pipeline import FacePipeline
-from daemon.records import FacesEvent
+from daemon.records import FacesEvent, Frame
 from daemon.sources import read_video
+from daemon.stills import find_faces
 from engines import machine
 from engines.errors import MienError
 from engines.runtime import FaceEngines, load_face_engines
+from engines.stages import detect, embed
 
 REFERENCE = ("eager", "f32")
-ENGINES = (("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8"))
-# Pixels of the frame, years, 1 - cosine of the two embeddings, and counts. bf16 and int8 have none: they are told only.
-TOLERANCES: dict[str, dict[str, float]] = {
-    "f32": {"box_px": 0.2, "landmark_px": 0.3, "age_years": 0.2, "embedding_off": 5e-4, "names_differ": 0}
-    | {"tracks_differ": 0, "gender_differ": 0, "emotion_differ": 0},
+ENGINES = {
+    "openvino f32": ("openvino", "f32"),
+    "aot_inductor f32": ("aot_inductor", "f32"),
+    "openvino bf16": ("openvino", "bf16"),
+    "openvino int8": ("openvino", "int8"),
 }
-Frames = dict[int, Sequence[Any]]
+LOOK_EVERY = 10  # frames, when it is found out where people are
+Stretch = Sequence[Frame]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One face told by both: absolute differences."""
+class Reference:
+    """What the reference tells of some stretches, with these people enrolled."""
 
-    box_px: float
-    landmark_px: float
-    age_years: float
-    embedding_off: float
-    similarity: float
-    name: bool
-    gender: bool
-    emotion: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """faces: of the reference; alone: those that only one side told of."""
-
-    pairs: list[Pair]
-    faces: int
-    alone: int
+    stretches: list[Stretch]
+    people: GallerySnapshot
+    told: Frames
+    threshold: float
 
 
 class Enrolled:
@@ -70,86 +63,81 @@ class Enrolled:
         return self._snapshot
 
 
-def replayed(engines: FaceEngines, video: Path, num: int, people: GallerySnapshot = EMPTY_SNAPSHOT) -> Frames:
-    """The faces of the events of a video's first frames, by the frame's index."""
-    camera = CameraConfig(name="video", source=str(video), speed="max")
+def stretches_of(engines: FaceEngines, video: Path, num: int, length: int) -> list[Stretch]:
+    """In each of `num` equal parts the `length` frames with the most faces; parts without any are left out.
+
+    Raises MienError where the video shows nobody.
+    """
+    frames = list(read_video(video, camera="video"))
+    seen = np.zeros(len(frames))
+    for i in range(0, len(frames), LOOK_EVERY):
+        seen[i] = len(detect(engines.detector, [frames[i].image])[0])
+    ends = np.linspace(0, len(frames), num + 1).astype(int)
+    parts = [(first, end) for first, end in pairwise(ends) if seen[first:end].any()]
+    if not parts:
+        raise MienError(f"{video}: shows no face; name a video that does")
+    starts = [first + fullest(seen[first:end], length) for first, end in parts]
+    return [frames[start : start + length] for start in starts]
+
+
+def fullest(seen: np.ndarray, length: int) -> int:
+    """Where the window of so many frames with the most faces begins; seen: (N,) faces of each frame."""
+    return int(np.convolve(seen, np.ones(min(length, len(seen))), mode="valid").argmax())
+
+
+def replayed(
+    engines: FaceEngines, stretches: Sequence[Stretch], people: GallerySnapshot = EMPTY_SNAPSHOT
+) -> Frames:
+    """The faces of the events, by (stretch, frame's index)."""
+    camera = CameraConfig(name="video", source="none")
     config = Config.model_validate({"publish": {"embeddings": True}}).model_copy(
         update={"cameras": (camera,)}
     )
-    pipeline = FacePipeline(engines, config, Enrolled(people), every_frame=True)
-    found: Frames = {}
-    for frame in islice(read_video(video, camera="video"), num or None):
-        for event in pipeline.process([frame]):
-            if isinstance(event, FacesEvent):
-                found[event.frame.index] = event.faces
+    found = {}
+    for number, stretch in enumerate(stretches):
+        pipeline = FacePipeline(engines, config, Enrolled(people), every_frame=True)
+        for frame in stretch:
+            for event in pipeline.process([frame]):
+                if isinstance(event, FacesEvent):
+                    found[number, event.frame.index] = event.faces
     return found
 
 
-def people_in(frames: Frames) -> GallerySnapshot:
-    """The faces of the frame with the most of them, enrolled one look each."""
-    full = [faces for faces in frames.values() if all(face.embedding for face in faces)]
-    if not full:
+def people_in(engines: FaceEngines, stretches: Sequence[Stretch]) -> GallerySnapshot:
+    """The usable faces in the middle of each stretch, enrolled one look each, nobody twice."""
+    assert engines.embedder is not None
+    rows: list[np.ndarray] = []
+    for stretch in stretches:
+        faces = find_faces(engines, stretch[len(stretch) // 2].image, Config().quality)
+        crops = [face.aligned_crop for face in faces if face.quality.usable]
+        for row in embed(engines.embedder, np.stack(crops)) if crops else ():
+            if all(row @ known < (engines.embedder.spec.threshold or 0.5) for known in rows):
+                rows.append(row)
+    if not rows:
         return EMPTY_SNAPSHOT
-    first = max(full, key=len)
-    names = tuple(f"person {i}" for i in range(len(first)))
-    rows = np.array([face.embedding for face in first], np.float32)
-    return GallerySnapshot(names, rows, np.arange(len(first)))
+    names = tuple(f"person {i}" for i in range(len(rows)))
+    return GallerySnapshot(names, np.stack(rows).astype(np.float32), np.arange(len(rows)))
 
 
-def compare(reference: Frames, other: Frames) -> Compared:
-    """Faces of the same frame and track beside each other."""
-    pairs, alone, total = [], 0, 0
-    for index in sorted({*reference, *other}):
-        a = {face.track: face for face in reference.get(index, ())}
-        b = {face.track: face for face in other.get(index, ())}
-        total += len(a)
-        alone += len(a.keys() ^ b.keys())
-        pairs += [_pair(a[track], b[track]) for track in a.keys() & b.keys()]
-    return Compared(pairs, total, alone)
+def reference_of(video: Path, num: int, length: int) -> Reference:
+    """Loads, runs and lets go of the reference's engines."""
+    eager = load_face_engines(backend=REFERENCE[0], device="cpu", precision=REFERENCE[1])
+    stretches = stretches_of(eager, video, num, length)
+    people = people_in(eager, stretches)
+    threshold = eager.detector.spec.threshold or 0.5
+    return Reference(stretches, people, replayed(eager, stretches, people), threshold)
 
 
-def _pair(a: Any, b: Any) -> Pair:
-    return Pair(
-        box_px=_furthest(a.box_xyxy, b.box_xyxy),
-        landmark_px=_furthest(a.landmarks, b.landmarks),
-        age_years=abs(a.age - b.age) if a.age is not None and b.age is not None else 0.0,
-        embedding_off=_off(a.embedding, b.embedding),
-        similarity=abs((a.identity.similarity or 0.0) - (b.identity.similarity or 0.0)),
-        name=a.identity.name == b.identity.name,
-        gender=a.gender == b.gender,
-        emotion=a.max_emotion == b.max_emotion,
-    )
-
-
-def _furthest(a: Any, b: Any) -> float:
-    return float(np.abs(np.array(a) - np.array(b)).max())
-
-
-def _off(a: Any, b: Any) -> float:
-    """One less the cosine."""
-    if not a or not b:
-        return 0.0
-    u, v = np.array(a), np.array(b)
-    return max(0.0, 1.0 - float(u @ v / np.linalg.norm(u) / np.linalg.norm(v)))
-
-
-def largest(compared: Compared) -> dict[str, float]:
-    """The largest deviation of each field, the 99th percentile of some, and what differs, counted."""
-    fields = ("box_px", "landmark_px", "age_years", "embedding_off", "similarity")
-    values = {name: [getattr(pair, name) for pair in compared.pairs] or [0.0] for name in fields}
-    found: dict[str, float] = {"faces": compared.faces, "tracks_differ": compared.alone}
-    found |= {name: round(max(each), 5) for name, each in values.items()}
-    found |= {f"{name}_p99": round(float(np.percentile(each, 99)), 5) for name, each in values.items()}
-    for name in ("name", "gender", "emotion"):
-        plural = "names" if name == "name" else name
-        found[f"{plural}_differ"] = sum(not getattr(pair, name) for pair in compared.pairs)
-    return found
-
-
-def beyond(found: dict[str, float], precision: str) -> list[str]:
-    """The tolerances that are not held, in words."""
-    limits = TOLERANCES.get(precision, {})
-    return [f"{name} {found[name]:g} > {limit:g}" for name, limit in limits.items() if found[name] > limit]
+def deviations(video: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each engine's deviations from the reference on one video."""
+    reference = reference_of(video, options.stretches, options.frames)
+    for name in options.engines:
+        backend, precision = ENGINES[name]
+        engines = load_face_engines(backend=backend, device="cpu", precision=precision)
+        told = replayed(engines, reference.stretches, reference.people)
+        found = figures(compare(reference.told, told, reference.threshold))
+        row = {"video": video.name, "engine": name, "frames": sum(map(len, reference.stretches))}
+        yield row | {"enrolled": len(reference.people.names), **found, "beyond": beyond(found, precision)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,53 +145,74 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     try:
         for video in options.video:
-            for row in deviations(video, options.frames):
-                print(
-                    f"{video.name}, {row['engine']}: {len(row['beyond'])} tolerances passed", file=sys.stderr
-                )
-                rows.append(row)
+            with contextlib.redirect_stdout(sys.stderr):  # what engines tell while they are built
+                for row in deviations(video, options):
+                    print(f"{video.name}, {row['engine']}: {'; '.join(row['beyond']) or 'within'}")
+                    rows.append(row)
+                    save(rows, options.json)
     except MienError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     show(rows)
-    if options.json:
-        found = {"machine": machine.described(("openvino", "torch", "numpy")), "rows": rows}
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if any(row["beyond"] for row in rows) else 0
 
 
-def deviations(video: Path, num: int) -> Iterator[dict[str, Any]]:
-    """Each engine's deviations from the reference on one video."""
-    eager = load_face_engines(backend=REFERENCE[0], device="cpu", precision=REFERENCE[1])
-    people = people_in(replayed(eager, video, min(num or 50, 50)))
-    reference = replayed(eager, video, num, people)
-    for backend, precision in ENGINES:
-        engines = load_face_engines(backend=backend, device="cpu", precision=precision)
-        found = largest(compare(reference, replayed(engines, video, num, people)))
-        engine = f"{backend} {precision}"
-        yield {"video": video.name, "engine": engine, **found, "beyond": beyond(found, precision)}
+def save(rows: Sequence[dict[str, Any]], path: Path | None) -> None:
+    if path:
+        found = {"machine": machine.described(("openvino", "torch", "numpy")), "tolerances": TOLERANCES}
+        path.write_text(json.dumps(found | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
+    """A table a video: figures down, engines across."""
     from rich.console import Console
     from rich.table import Table
 
-    names = ("box_px", "landmark_px", "age_years", "embedding_off", "similarity")
-    counts = ("tracks_differ", "names_differ", "gender_differ", "emotion_differ")
-    table = Table("video", "engine", "faces", *(f"{name} max (p99)" for name in names), *counts)
+    console = Console()
+    for video in dict.fromkeys(row["video"] for row in rows):
+        here = [row for row in rows if row["video"] == video]
+        title = "{video}: {frames} frames, {faces:.0f} faces, {enrolled} people enrolled".format(**here[0])
+        table = Table("", *(row["engine"] for row in here), title=title)
+        for words, tell in FIGURES.items():
+            table.add_row(words, *(tell(row) for row in here))
+        table.add_row("within the tolerances", *("no" if row["beyond"] else "yes" for row in here))
+        console.print(table)
     for row in rows:
-        values = (f"{row[name]:.3g} ({row[f'{name}_p99']:.2g})" for name in names)
-        table.add_row(
-            row["video"], row["engine"], str(row["faces"]), *values, *(str(row[name]) for name in counts)
-        )
-    Console(width=190).print(table)
+        for words in row["beyond"]:
+            console.print(f"{row['video']}, {row['engine']}: {words}", highlight=False)
+
+
+def _deviation(name: str, scale: float = 1.0) -> Callable[[dict[str, Any]], str]:
+    return lambda row: f"{scale * row[f'{name}_p99']:.3g} ({scale * row[name]:.3g})"
+
+
+def _share(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: f"{100 * row[name]:.2f}"
+
+
+FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "box, % of its side: p99 (largest)": _deviation("box_share", 100),
+    "landmarks, % of the eyes' distance": _deviation("landmark_share", 100),
+    "1 - cosine of the embeddings": _deviation("embedding_off"),
+    "similarity to the enrolled": _deviation("similarity"),
+    "age, years": _deviation("age_years"),
+    "sure faces missed by one, %": _share("missed_sure"),
+    "tracks apart, %": _share("tracks_apart"),
+    "usable to one alone, %": _share("usable_differ"),
+    "another's name": lambda row: f"{row['names_wrong']:.0f}",
+    "name differs where clear, %": _share("names_differ_clear"),
+    "gender differs where clear, %": _share("gender_differ_clear"),
+    "emotion differs where clear, %": _share("emotion_differ_clear"),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.equality", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--video", type=Path, nargs="+", required=True)
-    parser.add_argument("--frames", type=int, default=0, help="of each video; 0: all")
+    parser.add_argument("--stretches", type=int, default=4, help="of each video")
+    parser.add_argument("--frames", type=int, default=60, help="of each stretch, at most")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME")
     parser.add_argument("--json", type=Path)
     return parser
 

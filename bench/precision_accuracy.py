@@ -1,10 +1,10 @@
 """What an engine's precision costs in accuracy: the same held-out pictures through f32, bf16 and int8.
 
-    python -m bench.precision_accuracy --data FOLDER [--limit N] [--json FILE]
+    python -m bench.precision_accuracy --data FOLDER [--models MODEL...] [--limit N] [--json FILE]
 
-Whole chain in the precision named: LFW's pairs, landmarks of MTFL val, emotion on FER+ PrivateTest, age and gender
-on UTKFace test, detector on held-out scenes at 640x384. FOLDER holds the sets that `mien evaluate` reads. The last
-column says whether the change from the first precision is within what a default may cost.
+Whole chain in the precision named: LFW's pairs (embedder), landmarks of MTFL val, emotion on FER+ PrivateTest, age
+and gender on UTKFace test (attributes), detector on held-out scenes at 640x384. FOLDER holds the sets that
+`mien evaluate` reads. The last row says whether the change from the first precision is within what a default may cost.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         for precision in options.precisions:
             started = time.monotonic()
             with contextlib.redirect_stdout(sys.stderr):  # what engines tell while they are built
-                found[precision] = accuracies(replace(config, precision=precision))
+                found[precision] = accuracies(replace(config, precision=precision), options.models)
             print(f"{precision}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     except (MienError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,16 +57,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def accuracies(config: EvaluationConfig) -> Values:
-    """Every figure in the units of its name; `limit` takes that many of each set, the same for all precisions."""
-    return (
-        {LFW: lfw(config)} | landmark_errors(config) | attribute_figures(config) | detector_precision(config)
-    )
+def accuracies(config: EvaluationConfig, models: Sequence[str]) -> Values:
+    """The models' figures in the units of their names; `limit` takes that many of each set, in every precision."""
+    return {name: value for model in models for name, value in MEASURES[model](config).items()}
 
 
-def lfw(config: EvaluationConfig) -> float:
+def lfw(config: EvaluationConfig) -> Values:
     pairs = lfw_pairs(config)
-    return 100 * ten_fold_accuracy(pairs.similarity, pairs.same, pairs.fold)[0]
+    return {LFW: 100 * ten_fold_accuracy(pairs.similarity, pairs.same, pairs.fold)[0]}
 
 
 def landmark_errors(config: EvaluationConfig) -> Values:
@@ -100,13 +99,22 @@ def detector_precision(config: EvaluationConfig) -> Values:
     }
 
 
+MEASURES = {
+    "embedder": lfw,
+    "landmarks": landmark_errors,
+    "attributes": attribute_figures,
+    "detector": detector_precision,
+}
+
+
 def verdict(reference: Values, values: Values) -> dict[str, bool]:
-    """Whether each figure that bounds a default is within its bound of the reference's."""
-    return {
-        LFW: values[LFW] >= reference[LFW] - 0.2,
-        NME: values[NME] <= reference[NME] * 1.02,
-        FER: values[FER] >= reference[FER] - 0.5,
+    """Whether each figure that bounds a default, of those measured, is within its bound of the reference's."""
+    within = {
+        LFW: lambda value, other: value >= other - 0.2,
+        NME: lambda value, other: value <= other * 1.02,
+        FER: lambda value, other: value >= other - 0.5,
     }
+    return {name: holds(values[name], reference[name]) for name, holds in within.items() if name in values}
 
 
 def show(found: dict[str, Values]) -> None:
@@ -130,6 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="openvino")
     parser.add_argument(
         "--precisions", nargs="+", default=["f32", "bf16", "int8"], help="the first is compared with"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MEASURES,
+        default=list(MEASURES),
+        metavar="MODEL",
+        help=str([*MEASURES]),
     )
     parser.add_argument("--limit", type=int, default=0, help="pictures of each set; 0: all")
     parser.add_argument("--json", type=Path)

@@ -93,9 +93,8 @@ class Cameras:
     def __exit__(self, *error: object) -> None:
         self.stop()
         until_s = time.monotonic() + JOIN_S
-        self.all_ended = all(
-            [capture.join(max(0.0, until_s - time.monotonic())) for capture in self._captures()]
-        )
+        for capture in self._captures():
+            capture.join(max(0.0, until_s - time.monotonic()))
 
     def stop(self) -> None:
         """Tells all captures to end, and waits for none."""

@@ -45,7 +45,7 @@ def open_control(
 ) -> ControlServer | None:
     """The control socket, closed with `stack`; None where it is switched off, or its usual place is taken.
 
-    Raises MienError where the place the configuration names cannot be had.
+    Raises MienError where the place or the group that the configuration names cannot be had.
     """
     if not config.control.enabled:
         return None
@@ -53,7 +53,7 @@ def open_control(
     try:
         return stack.enter_context(ControlServer(path, answer, config.control.group))
     except MienError as error:
-        if config.control.path:
+        if config.control.path or config.control.group:
             raise
         log.warning("no_control_socket", detail=str(error))
         return None
@@ -148,8 +148,12 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().server_bind()
         path = str(self.server_address)
         if self._group is not None:
-            os.chown(path, -1, self._group)
-            Path(path).chmod(0o660)
+            try:
+                os.chown(path, -1, self._group)
+                Path(path).chmod(0o660)
+            except OSError:
+                Path(path).unlink(missing_ok=True)
+                raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         uid = peer_of(request)[1]

@@ -13,6 +13,7 @@ import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from daemon.secrecy import redact_url
@@ -91,6 +92,7 @@ class VideoReader:
         self._stream = self._container.streams.video[0]
         # Frame threads hold back as many pictures as there are threads, which a live source cannot afford.
         self._stream.thread_type = "SLICE" if low_delay else "AUTO"
+        self._converter = VideoReformatter()
         self.num_decoded = 0
         self.last_pts_s = -1.0
         self.num_damaged = 0
@@ -229,7 +231,9 @@ class VideoReader:
     def _upright(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
         """The picture in BGR; None where damage gave it a format or size that nothing can convert."""
         try:
-            image = frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
+            # Left to itself, PyAV starts and ends threads for every picture.
+            bgr = self._converter.reformat(frame, format="bgr24", threads=1)
+            image = bgr.to_ndarray().astype(np.uint8, copy=False)
         except (av.FFmpegError, OSError, ValueError, MemoryError):
             self.num_damaged += 1
             return None

@@ -64,7 +64,6 @@ class Service:
         self._orders = Orders()
         self._num_failed = 0
         self._failed_in_a_row = 0
-        self.captures_ended = True
         self._pulse = Pulse()
         self._clock = ClockWatch()
         self._metrics = Metrics(config.instance)
@@ -80,7 +79,6 @@ class Service:
                 self._main_loop()
             finally:
                 self._shutdown()
-        self.captures_ended = self._cameras.all_ended
 
     def _startup(self, stack: ExitStack) -> None:
         self._check_sources()

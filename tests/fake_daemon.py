@@ -55,8 +55,7 @@ def main(argv: list[str]) -> None:
             reload=reload,
         )
         service.run()
-    if not service.captures_ended:
-        os._exit(0)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,12 @@ class DaemonProcess:
             self.events.append((topic.decode(), json.loads(payload)))
             wait_ms = 0
 
+    def wait(self, seconds: float) -> None:
+        """Goes on collecting for so long."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            self.collect(50)
+
     def until(self, holds: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
         """What `holds` gives once it gives something true; fails at the deadline."""
         ends = time.monotonic() + deadline_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import signal
@@ -244,9 +245,18 @@ def test_a_group_that_is_not_there_is_told(tmp_path):
         ControlServer(tmp_path / "c.sock", lambda request: None, "no-such-group")
 
 
-def test_a_group_may_be_given_the_socket(tmp_path):
-    import grp
+def test_a_socket_that_its_group_cannot_be_given_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
 
+    monkeypatch.setattr(os, "chown", refused)  # as a system call filter does
+    with pytest.raises(MienError, match=r"control\.group"):
+        ControlServer(tmp_path / "c.sock", lambda request: None, grp.getgrgid(os.getgid()).gr_name)
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_group_may_be_given_the_socket(tmp_path):
     group = grp.getgrgid(os.getgid()).gr_name
     with ControlServer(tmp_path / "c.sock", lambda request: None, group):
         assert 0o660 == stat.S_IMODE((tmp_path / "c.sock").stat().st_mode)

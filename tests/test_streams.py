@@ -9,10 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from structlog.testing import capture_logs
 
 from daemon import cameras as cameras_module
@@ -45,6 +47,16 @@ def test_a_stream_that_changes_its_size_goes_on(tmp_path):
     shapes = [each.image.shape[:2] for each in read_video(tmp_path / "both.h264", camera="door")]
 
     assert [(64, 64)] * 10 + [(96, 96)] * 10 == shapes
+
+
+def test_pictures_are_converted_without_starting_threads(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", noise(20, (320, 240)), fps=10)
+
+    with VideoReader(str(clip), low_delay=True) as reader:
+        pictures = reader.pictures()
+        seen = [set(Path("/proc/self/task").iterdir()) for _ in islice(pictures, 15)]
+
+    assert seen[-1] <= seen[3]
 
 
 def leaping_clip(path, times_s):
@@ -336,22 +348,21 @@ def read_corrupted(folder, rounds, seed=0):
 
 def test_a_picture_that_damage_made_unconvertible_is_passed_over(tmp_path, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", grey_levels(6))
-    convert, calls = av.VideoFrame.to_ndarray, []
+    calls = []
 
-    class Frame:
-        """PyAV's, whose third picture has a format that FFmpeg does not convert (found by fuzzing)."""
+    class Converter:
+        """PyAV's, given a third picture whose format FFmpeg does not convert (found by fuzzing)."""
 
-        def __init__(self, frame):
-            self.time, self.rotation, self._frame = frame.time, 0, frame
+        def __init__(self):
+            self._converter = VideoReformatter()
 
-        def to_ndarray(self, **options):
+        def reformat(self, *picture, **options):
             calls.append(1)
             if len(calls) == 3:
                 raise av.error.OSError(95, "Operation not supported")
-            return convert(self._frame, **options)
+            return self._converter.reformat(*picture, **options)
 
-    frames = VideoReader._frames
-    monkeypatch.setattr(VideoReader, "_frames", lambda self: map(Frame, frames(self)))
+    monkeypatch.setattr("daemon.decoding.VideoReformatter", Converter)
 
     with capture_logs() as logs:
         assert [0, 1, 3, 4, 5] == [frame.index for frame in read_video(clip, camera="door")]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.soak import scenarios
+from tests.soak import scenarios, streams
 from tests.test_gallery_under_fire import kill_during_enrolment
 from tests.test_machine_trouble import kill_during_replay
 
@@ -27,11 +27,12 @@ BUDGET_S = 50 * 60
 def plan(short: bool) -> dict[str, Callable[[Path], dict[str, Any]]]:
     """The scenarios by name, each given a folder of its own."""
     return {
-        "killed": lambda folder: scenarios.killed_and_back(folder, rounds=1 if short else 5),
-        "frozen": scenarios.frozen,
-        "resized": scenarios.resized,
-        "damaged": lambda folder: scenarios.damaged(folder, seconds=5 if short else 60),
-        "reconnects": lambda folder: scenarios.reconnects(folder, num=10 if short else 200),
+        "killed": lambda folder: streams.killed_and_back(folder, rounds=1 if short else 5),
+        "frozen": lambda folder: streams.frozen(folder, rounds=1 if short else 3),
+        "resized": lambda folder: streams.resized(folder, rounds=1 if short else 4),
+        "damaged": lambda folder: streams.damaged(folder, seconds=5 if short else 60),
+        "reconnects": lambda folder: streams.reconnects(folder, num=10 if short else 200),
+        "enrolled": lambda folder: scenarios.enrolled(folder, rounds=1 if short else 10),
         "kill_9": lambda folder: {
             "kills": (kills := 3 if short else 50),
             "people": kill_during_enrolment(folder / "gallery.sqlite", kills),

@@ -35,6 +35,17 @@ def _footprint(pid: int) -> dict[str, float]:
     }
 
 
+def growth(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """What a footprint has become."""
+    return {
+        "rss_ratio": round(after["rss_mib"] / before["rss_mib"], 3),
+        "rss_mib": after["rss_mib"],
+        "threads": after["threads"],
+        "threads_more": after["threads"] - before["threads"],
+        "files_more": after["files"] - before["files"],
+    }
+
+
 def cpu_s(pid: int) -> float:
     """Processor time a process has had, in seconds (proc(5), /proc/PID/stat, fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

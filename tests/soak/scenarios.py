@@ -1,124 +1,33 @@
-"""Each scenario makes the real thing go wrong and returns what was measured: plain values, for table and JSON."""
+"""Many cameras, people who come and go, damaged files: each scenario returns what was measured, as plain values."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
-import time
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from daemon.control_requests import Status
-from tests.processes import DaemonProcess
-from tests.rtsp_proxy import RtspProxy
-from tests.soak.measures import Stopwatch, accounts, cpu_s, footprint, p99_ms, rate
+import numpy as np
+
+from daemon.control_requests import GalleryEnrol, GalleryRemove, LookRecord, Status, record_of
+from daemon.gallery import Gallery
+from daemon.looks import EnrolledLook
+from tests.processes import MIEN, ROOT, DaemonProcess
+from tests.soak.measures import Event, Stopwatch, accounts, cpu_s, footprint, growth, p99_ms
 from tests.soak.rtsp import RtspServer, write_pictures
+from tests.soak.streams import SIZE, camera, has_frames
 from tests.test_streams import read_corrupted
 
 Measured = dict[str, Any]
 
-CAP_S = 2.0
-READ_TIMEOUT_S = 3.0
-
-
-def camera(name: str, url: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "source": url, "read_timeout_s": READ_TIMEOUT_S, "stalled_after_s": 1.0, **more}
-
-
-def _frames(daemon: DaemonProcess, name: str, num: int, since: int = 0) -> bool:
-    return len(daemon.of(f"{name}/faces", since=since)) >= num
-
-
-def killed_and_back(folder: Path, *, rounds: int) -> Measured:
-    """The server dies, is away for longer than the backoff takes to reach its cap, and returns."""
-    pictures = write_pictures(folder / "pictures", (640, 360))
-    other = RtspServer(pictures)
-    server = RtspServer(pictures)
-    seconds, noticed = [], []
-    cameras = [camera("door", server.url), camera("calm", other.url)]
-    with other, DaemonProcess(folder, cameras, "--delay", "0.01") as daemon:
-        daemon.until(lambda: _frames(daemon, "door", 15) and _frames(daemon, "calm", 60))
-        calm_ms = p99_ms(daemon.of("calm/faces")[10:])
-        start = len(daemon.events)
-        for _ in range(rounds):
-            since = len(daemon.events)
-            server.process.kill()
-            watch = Stopwatch()
-            daemon.until(lambda since=since: "reconnecting" in daemon.states("door", since=since))
-            noticed.append(watch.seconds)
-            _wait(daemon, 4.0)
-            server.__exit__()
-            server = RtspServer(pictures, port=server.port)
-            since, watch = len(daemon.events), Stopwatch()
-            daemon.until(lambda since=since: _frames(daemon, "door", 1, since))
-            seconds.append(watch.seconds)
-        stormy_ms = p99_ms(daemon.of("calm/faces", since=start))
-        server.__exit__()
-    return {
-        "noticed_s": max(noticed),
-        "back_s": max(seconds),
-        "back_bound_s": 2 + CAP_S,
-        "other_p99_ms_calm": calm_ms,
-        "other_p99_ms_then": stormy_ms,
-        "other_ratio": round(stormy_ms / calm_ms, 2),
-    }
-
-
-def frozen(folder: Path) -> Measured:
-    """The server stops answering without closing anything."""
-    with (
-        RtspServer(write_pictures(folder / "pictures", (640, 360))) as server,
-        DaemonProcess(folder, [camera("door", server.url)]) as daemon,
-    ):
-        daemon.until(lambda: _frames(daemon, "door", 15))
-        server.freeze()
-        watch = Stopwatch()
-        daemon.until(lambda: "stalled" in daemon.states("door"))
-        stalled_s = watch.seconds
-        daemon.until(lambda: "reconnecting" in daemon.states("door"))
-        given_up_s = watch.seconds
-        server.thaw()
-        since, watch = len(daemon.events), Stopwatch()
-        daemon.until(lambda: _frames(daemon, "door", 1, since))
-        return {
-            "stalled_s": stalled_s,
-            "stalled_bound_s": 1.0 + 1,
-            "given_up_s": given_up_s,
-            "given_up_bound_s": READ_TIMEOUT_S + 1,
-            "back_s": watch.seconds,
-        }
-
-
-def resized(folder: Path) -> Measured:
-    """The server comes back with pictures of another size."""
-    server = RtspServer(write_pictures(folder / "wide", (640, 360)))
-    with DaemonProcess(folder, [camera("door", server.url)]) as daemon:
-        daemon.until(lambda: _frames(daemon, "door", 15))
-        server.__exit__()
-        with RtspServer(write_pictures(folder / "narrow", (320, 240)), port=server.port):
-            watch = Stopwatch()
-            daemon.until(lambda: daemon.of("door/faces")[-1]["frame"]["width"] == 320)
-            epochs = {event["epoch"] for event in daemon.of("door/faces")}
-            return {"back_s": watch.seconds, "starts": len(epochs)}
-
-
-def damaged(folder: Path, *, seconds: float, share: float = 0.05) -> Measured:
-    """Bytes are turned over in some of the packets; the camera beside it reads the same server undamaged."""
-    pictures = write_pictures(folder / "pictures", (640, 360))
-    with RtspServer(pictures) as server, RtspProxy(server.port, share) as proxy:
-        url = server.url.replace(str(server.port), str(proxy.port))
-        with DaemonProcess(folder, [camera("door", url), camera("calm", server.url)]) as daemon:
-            daemon.until(lambda: _frames(daemon, "door", 5) and _frames(daemon, "calm", 5))
-            since = len(daemon.events)
-            _wait(daemon, seconds)
-            return {
-                "packets_damaged": proxy.num_damaged,
-                "fps": rate(daemon.of("door/faces", since=since)),
-                "other_fps": rate(daemon.of("calm/faces", since=since)),
-                "reconnects": daemon.states("door").count("reconnecting"),
-                "alive": daemon.process.poll() is None,
-            }
+PERSON = "Eileen Collins"
+PHOTO = ROOT / "samples/eileen_collins.jpg"
 
 
 def fuzzed(folder: Path, *, num: int) -> Measured:
@@ -128,41 +37,21 @@ def fuzzed(folder: Path, *, num: int) -> Measured:
     before = footprint(os.getpid())
     num_read, num_refused = read_corrupted(folder, num, seed=1)
     gc.collect()
-    return {"read": num_read, "refused": num_refused, **_growth(before, footprint(os.getpid()))}
-
-
-def reconnects(folder: Path, *, num: int) -> Measured:
-    """The connection is cut again and again."""
-    pictures = write_pictures(folder / "pictures", (640, 360))
-    with RtspServer(pictures) as server, RtspProxy(server.port) as proxy:
-        url = server.url.replace(str(server.port), str(proxy.port))
-        with DaemonProcess(folder, [camera("door", url, reconnect_max_s=0.25)]) as daemon:
-            before: Measured = {}
-            for number in range(num):
-                since = len(daemon.events)
-                daemon.until(lambda since=since: _frames(daemon, "door", 2, since))
-                if number == max(num // 10, 3):  # allocators have settled
-                    before = footprint(daemon.process.pid)
-                proxy.cut()
-                daemon.until(lambda since=since: "reconnecting" in daemon.states("door", since=since))
-            since = len(daemon.events)
-            daemon.until(lambda: _frames(daemon, "door", 2, since))
-            after = footprint(daemon.process.pid)
-            return {"reconnects": num, **_growth(before, after)}
+    return {"read": num_read, "refused": num_refused, **growth(before, footprint(os.getpid()))}
 
 
 def many(folder: Path, *, num_cameras: int, seconds: float) -> Measured:
     """RTSP streams of 640x360 at 15 frames a second through the real engines; then SIGTERM under load."""
-    with RtspServer(write_pictures(folder / "pictures", (640, 360))) as server:
+    with RtspServer(write_pictures(folder / "pictures", SIZE)) as server:
         cameras = [camera(f"c{n}", server.url, open_timeout_s=30) for n in range(num_cameras)]
         publish = {"endpoint": f"ipc://{folder}/events", "heartbeat_s": 0.5, "empty_frames": True}
         with DaemonProcess(folder, cameras, real=True, publish=publish) as daemon:
-            daemon.until(lambda: all(_frames(daemon, each["name"], 3) for each in cameras), 300)
-            _wait(daemon, min(seconds / 4, 60))
+            daemon.until(lambda: all(has_frames(daemon, each["name"], 3) for each in cameras), 300)
+            daemon.wait(min(seconds / 4, 60))
             before, since = footprint(daemon.process.pid), len(daemon.events)
             taken = _taken(daemon)
             watch, busy_s = Stopwatch(), cpu_s(daemon.process.pid)
-            _wait(daemon, seconds)
+            daemon.wait(seconds)
             cores = (cpu_s(daemon.process.pid) - busy_s) / watch.seconds
             processed = [(b - a) / watch.seconds for a, b in zip(taken, _taken(daemon), strict=True)]
             after = footprint(daemon.process.pid)
@@ -182,7 +71,7 @@ def many(folder: Path, *, num_cameras: int, seconds: float) -> Measured:
                 "fairness": round(min(processed) / max(max(processed), 1e-9), 3),
                 "p99_ms": p99_ms(events),
                 "accounts": all(accounts(beat) for beat in beats) and bool(beats),
-                **_growth(before, after),
+                **growth(before, after),
                 "sigterm_status": status,
                 "sigterm_s": stopped_s,
                 "stopping_told": "stopping" in daemon.states("_daemon"),
@@ -194,16 +83,76 @@ def _taken(daemon: DaemonProcess) -> list[int]:
     return [each["taken"] for each in daemon.ask(Status())["cameras"]]
 
 
-def _wait(daemon: DaemonProcess, seconds: float) -> None:
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        daemon.collect(50)
+def enrolled(folder: Path, *, rounds: int) -> Measured:
+    """She is enrolled and erased through the control socket while a camera looks at her; times from the answer.
 
-
-def _growth(before: Measured, after: Measured) -> Measured:
+    compared_s: to the first event that compares a face with her. named_s: to the first that names her; with
+    nobody enrolled before, her track has first to be looked at `min_votes` times, beside others it has been.
+    forgotten_s: to the last event that names her.
+    """
+    (look, *_) = _looks_of(PHOTO, folder / "other.sqlite")
+    stranger = record_of(replace(look, embedding=np.roll(look.embedding, 1), image="stranger.jpg"))
+    took: dict[str, list[float]] = {"compared": [], "named_first": [], "named_beside": [], "forgotten": []}
+    with RtspServer(write_pictures(folder / "pictures", (854, 480), num=150)) as server:
+        cameras = [camera("door", server.url, open_timeout_s=30)]
+        with DaemonProcess(folder, cameras, real=True) as daemon:
+            daemon.until(lambda: has_frames(daemon, "door", 15), 300)
+            for named in ("named_first", "named_beside"):
+                for _ in range(rounds):
+                    daemon.wait(1.5)
+                    _enrol_and_erase(daemon, record_of(look), took, named)
+                daemon.ask(GalleryEnrol("Somebody", [stranger]))
     return {
-        "rss_ratio": round(after["rss_mib"] / before["rss_mib"], 3),
-        "rss_mib": after["rss_mib"],
-        "threads_more": after["threads"] - before["threads"],
-        "files_more": after["files"] - before["files"],
+        "rounds": 2 * rounds,
+        "bound_s": 1.0,
+        **{f"{name}_s": max(seconds) for name, seconds in took.items()},
+        **{f"{name}_s_median": round(median(seconds), 3) for name, seconds in took.items()},
     }
+
+
+def _enrol_and_erase(
+    daemon: DaemonProcess, look: LookRecord, took: dict[str, list[float]], named: str
+) -> None:
+    since = len(daemon.events)
+    daemon.ask(GalleryEnrol(PERSON, [look]))
+    at = datetime.now(UTC)
+    daemon.until(lambda: _that(daemon, since, _names_her))
+    took[named].append(_seconds(at, _that(daemon, since, _names_her)[0]))
+    compared = _with_nearest if named == "named_first" else _with_second
+    took["compared"].append(_seconds(at, _that(daemon, since, compared)[0]))
+    daemon.wait(1.0)
+    since = len(daemon.events)
+    daemon.ask(GalleryRemove(PERSON))
+    at = datetime.now(UTC)
+    daemon.wait(2.5)
+    assert has_frames(daemon, "door", 3, since), daemon.log()[-3000:]
+    late = _that(daemon, since, _names_her)
+    took["forgotten"].append(_seconds(at, late[-1]) if late else 0.0)
+
+
+def _looks_of(photo: Path, gallery: Path) -> list[EnrolledLook]:
+    command = [MIEN, "gallery", "enroll", PERSON, photo, "--gallery", gallery]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    with Gallery(gallery) as opened:
+        return opened.looks(PERSON)
+
+
+def _that(daemon: DaemonProcess, since: int, holds: Callable[[Event], bool]) -> list[Event]:
+    return [event for event in daemon.of("door/faces", since=since) if holds(event)]
+
+
+def _names_her(event: Event) -> bool:
+    return any(face["identity"]["name"] == PERSON for face in event["faces"])
+
+
+def _with_nearest(event: Event) -> bool:
+    return any(face["identity"]["similarity"] is not None for face in event["faces"])
+
+
+def _with_second(event: Event) -> bool:
+    return any(face["identity"]["margin"] is not None for face in event["faces"])
+
+
+def _seconds(since: datetime, event: Event) -> float:
+    passed = datetime.fromisoformat(event["published_at"]) - since
+    return round(max(0.0, passed.total_seconds()), 3)
