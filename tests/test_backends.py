@@ -308,6 +308,40 @@ print(build_engine(request, force=False).built_at, flush=True)
 """
 
 
+ASKED = """
+import sys
+asked = []
+sys.addaudithook(lambda event, args: event in ("socket.connect", "socket.getaddrinfo") and asked.append(args))
+from pathlib import Path
+from engines.build import build_engine
+from engines.runtime import resolve
+weights, cache, precision = sys.argv[1:]
+request = resolve("landmarks", "openvino", None, Path(weights), Path(cache), precision=precision)
+build_engine(request, force=True)
+print(asked)
+"""
+
+
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_building_an_engine_calls_nobody(weights, tmp_path, precision):
+    """OpenVINO's converter and NNCF tell Google Analytics of their use, with a number kept in the user's home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(home)}
+
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED, weights, tmp_path / "cache", precision],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=True,
+    )
+
+    assert "[]" == done.stdout.splitlines()[-1]
+    assert [] == list(home.rglob("*_cid"))
+
+
 def builder(weights, cache):
     process = subprocess.Popen(
         [sys.executable, "-c", BUILD, weights, cache],

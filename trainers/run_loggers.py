@@ -1,6 +1,7 @@
 """Where a run's figures go: a CSV file, MLflow in a local folder, or TensorBoard."""
 
 import logging
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def make_logger(kind: str, run: Path) -> Logger:
 def _mlflow(run: Path) -> Logger:
     if not find_spec("mlflow"):
         raise UsageError("logger mlflow: is not installed; pip install mlflow, or choose csv")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it calls home, unasked
     from lightning.pytorch.loggers import MLFlowLogger
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes

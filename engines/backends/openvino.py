@@ -6,9 +6,10 @@ A built engine is the model as OpenVINO compiled it for this CPU, so that loadin
 import functools
 import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,9 +84,7 @@ def _is_one_by_one(request: EngineRequest) -> bool:
 
 def save(source: "Source", folder: Path) -> None:
     """Convert the exported program, quantise it where int8 is asked for, compile, and write."""
-    import openvino
-
-    model = openvino.convert_model(source.program)
+    model = library().convert_model(source.program)
     if _is_one_by_one(source.request):
         width, height = source.request.size
         model.reshape([1, height, width, 3])
@@ -96,7 +95,7 @@ def save(source: "Source", folder: Path) -> None:
 
 def save_onnx(source: "Source", folder: Path) -> None:
     """A user's ONNX file. Raises MienError where its shapes are not those of its spec."""
-    import openvino
+    openvino = library()
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
     spec, request = source.onnx_spec, source.request
@@ -122,8 +121,7 @@ def save_onnx(source: "Source", folder: Path) -> None:
 
 
 def _fit_input(model: "Model", spec: OnnxSpec, size: tuple[int, int]) -> None:
-    import openvino
-
+    openvino = library()
     if len(model.inputs) != 1:
         raise MienError(f"{spec.onnx}: has {len(model.inputs)} inputs, a stage's model has one")
     wanted = openvino.PartialShape(list(spec.input_shape(size, spec.batch or -1)))
@@ -224,9 +222,19 @@ def core() -> "Core":
     Each core gives its thread another alternate signal stack and puts the former back at its end; two that
     end in the order they began leave the thread with a stack that is gone, and the next signal kills it.
     """
+    return library().Core()
+
+
+def library() -> Any:
+    """The module `openvino`, kept from calling home.
+
+    Its converter, and NNCF, tell Google Analytics of every use, unasked, where `openvino_telemetry` is installed, which
+    comes with them. Without that module they are silent.
+    """
+    cast(dict[str, Any], sys.modules).setdefault("openvino_telemetry", None)
     import openvino
 
-    return openvino.Core()
+    return openvino
 
 
 def _first(error: Exception) -> str:
