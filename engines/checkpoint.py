@@ -64,9 +64,9 @@ def load_weights(folder: Path, spec: ModelSpec) -> dict[str, Tensor]:
 def load_checkpoint(folder: Path) -> tuple[nn.Module, ModelSpec]:
     """The network in evaluation mode, float32, and its spec."""
     spec = ModelSpec.load(folder / SPEC_FILE)
-    network = make_network(spec)
+    network, weights = make_network(spec), load_weights(folder, spec)
     try:
-        network.load_state_dict(load_weights(folder, spec))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise MienError(
