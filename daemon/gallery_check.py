@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +14,7 @@ from daemon.config import IdentityConfig
 from daemon.gallery import Gallery
 from daemon.identity import threshold_of
 from daemon.looks import EnrolledLook, PersonSummary
-from engines.runtime import WEIGHTS
-from engines.spec import ModelSpec
+from engines.runtime import spec_of
 
 Floats = NDArray[np.float32]
 
@@ -26,11 +26,14 @@ class Looks(Protocol):
     def looks(self, name: str) -> list[EnrolledLook]: ...
 
 
-def findings(gallery: Looks, settings: IdentityConfig) -> list[str]:
-    """What is wrong, one line each with its remedy. Raises MienError where the file is damaged."""
+def findings(gallery: Looks, settings: IdentityConfig, embedder: Path | None = None) -> list[str]:
+    """What is wrong, one line each with its remedy. Raises MienError where the file is damaged.
+
+    embedder: the spec file of one in our embedder's place.
+    """
     if isinstance(gallery, Gallery):
         gallery.check_whole()
-    threshold = threshold_of(settings, ModelSpec.load(WEIGHTS / "embedder" / "spec.json"))
+    threshold = threshold_of(settings, spec_of("embedder", embedder))
     people = [person.name for person in gallery.people()]
     by_model: dict[str, dict[str, list[EnrolledLook]]] = {}
     for name in people:

@@ -102,10 +102,9 @@ def wait_for_gpu(config: Config, stop: threading.Event) -> None:
 
 def _warm_up(engines: FaceEngines) -> None:
     """One empty picture through every engine: the first run is slow, and no camera should wait for it."""
-    for engine in (engines.detector, engines.landmarks, engines.embedder, engines.attributes):
-        if engine is not None:
-            width, height = engine.input_size
-            engine(np.zeros((1, height, width, 3), np.uint8))
+    for engine in engines.loaded().values():
+        width, height = engine.input_size
+        engine(np.zeros((1, height, width, 3), np.uint8))
 
 
 def _engines(config: Config, cameras: Sequence[CameraConfig], size: Size, progress: Progress) -> FaceEngines:

@@ -24,6 +24,7 @@ from engines.request import (
     EngineRequest,
     backend_module,
     default_cache,
+    onnx_size,
     resolve,
 )
 from engines.spec import ModelSpec
@@ -77,6 +78,14 @@ class FaceEngines:
         """By model, those that are on."""
         every = (self.detector, self.landmarks, self.embedder, self.attributes)
         return {model: engine for model, engine in zip(MODELS, every, strict=True) if engine is not None}
+
+
+def spec_of(model: str, onnx: Path | None = None) -> ModelSpec:
+    """What a model's engine will say of itself, without loading it; `onnx` is the spec of one in our model's place."""
+    if onnx is None:
+        return ModelSpec.load(WEIGHTS / model / "spec.json")
+    spec = OnnxSpec.load(onnx)
+    return spec.model_spec(onnx_size(onnx, model, None), manifest.sha256(spec.onnx))
 
 
 def why_unusable(request: EngineRequest) -> str | None:

@@ -103,38 +103,6 @@ def test_a_compiled_package_is_loaded_in_a_new_process_without_a_compiler(weight
     assert "(2, 5, 16, 16)" == result.stdout.strip(), result.stderr
 
 
-DETECTOR = ModelSpec(
-    "detector", "detector", "Detector", {"width": 8, "neck": 8}, (64, 32), ("scores", "sides"), threshold=0.5
-)
-
-
-@pytest.fixture(scope="module")
-def small_detector(tmp_path_factory):
-    """Its picture at half size, 32x16, has to be padded."""
-    folder = tmp_path_factory.mktemp("detector")
-    torch.manual_seed(0)
-    save_checkpoint(folder / "detector", make_network(DETECTOR), DETECTOR, "# a card\n")
-    return folder
-
-
-@pytest.mark.parametrize("precision", ["f32", "int8"])
-def test_a_detector_takes_pictures_one_by_one_at_a_size_whose_half_is_padded(
-    small_detector, shared_cache, precision
-):
-    if precision == "int8":
-        pytest.importorskip("nncf")
-    options = {"backend": "openvino", "weights": small_detector, "cache": shared_cache}
-    engine = load_engine("detector", precision=precision, **options)
-    images = np.random.default_rng(2).integers(0, 256, (3, 32, 64, 3), dtype=np.uint8)
-
-    together, alone = engine(images), [engine(images[i : i + 1]) for i in range(3)]
-
-    assert (3, 3) == tuple(len(values) for values in together.values())
-    for name, values in together.items():
-        assert np.array_equal(values, np.concatenate([each[name] for each in alone]))
-        assert not np.array_equal(values[0], values[1])
-
-
 def test_int8_says_what_its_ranges_were_measured_on(weights, shared_cache):
     pytest.importorskip("nncf")
     load_engine("landmarks", backend="openvino", precision="int8", weights=weights, cache=shared_cache)

@@ -6,9 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from engines.backends.eager import EagerEngine
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import load_checkpoint, make_network, save_checkpoint
 from engines.deploy import Deployed
 from engines.geometry import detector_locations, iou_matrix
 from engines.runtime import WEIGHTS, load_engine
@@ -62,3 +63,35 @@ def test_a_face_is_found_at_every_size_that_fits_the_input(height):
 
     expected = known * scale + np.tile([320, 192] - centre, 2)
     assert iou_matrix(found[:1], np.float32([expected]))[0, 0] > 0.6
+
+
+DETECTOR = ModelSpec(
+    "detector", "detector", "Detector", {"width": 8, "neck": 8}, (64, 32), ("scores", "sides"), threshold=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def small_detector(tmp_path_factory):
+    """Its picture at half size, 32x16, has to be padded."""
+    folder = tmp_path_factory.mktemp("detector")
+    torch.manual_seed(0)
+    save_checkpoint(folder / "detector", make_network(DETECTOR), DETECTOR, "# a card\n")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_a_detector_takes_pictures_one_by_one_at_a_size_whose_half_is_padded(
+    small_detector, tmp_path, precision
+):
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    options = {"backend": "openvino", "weights": small_detector, "cache": tmp_path / "cache"}
+    engine = load_engine("detector", precision=precision, **options)
+    images = np.random.default_rng(2).integers(0, 256, (3, 32, 64, 3), dtype=np.uint8)
+
+    together, alone = engine(images), [engine(images[i : i + 1]) for i in range(3)]
+
+    assert (3, 3) == tuple(len(values) for values in together.values())
+    for name, values in together.items():
+        assert np.array_equal(values, np.concatenate([each[name] for each in alone]))
+        assert not np.array_equal(values[0], values[1])

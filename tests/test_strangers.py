@@ -1,5 +1,6 @@
 """Who comes again and is not enrolled."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
@@ -161,6 +162,24 @@ def test_what_is_no_event_is_told_with_its_line(recorded):
 
 def test_nobody_is_nobody(recorded):
     assert [] == strangers([recorded()], 0.5)
+    shown = CliRunner().invoke(app, ["gallery", "strangers", str(recorded())])
+    assert "nobody unknown was seen" in shown.output
     result = CliRunner().invoke(app, ["gallery", "strangers", str(recorded()), "--enroll", "1", "Ann"])
 
     assert isinstance(result.exception, UsageError) or result.exit_code == 2
+
+
+def test_with_an_embedder_of_ones_own_strangers_are_enrolled_as_its_looks(recorded, tmp_path):
+    (tmp_path / "own.onnx").write_bytes(b"its weights")
+    own = {"onnx": "own.onnx", "task": "embedder", "decoding": "embedding", "threshold": 0.3, "input_size": [112, 112]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    (tmp_path / "config.yaml").write_text("engines: {embedder: own.json}\ngallery: {path: people.sqlite}\n")
+    path, config = recorded(event("door", 1, person(1))), str(tmp_path / "config.yaml")
+
+    done = CliRunner().invoke(
+        app, ["gallery", "strangers", str(path), "--enroll", "1", "Ann", "--config", config]
+    )
+
+    assert done.exit_code == 0, done.output
+    with Gallery(tmp_path / "people.sqlite") as gallery:
+        assert gallery.looks("Ann")[0].model.startswith("own@")

@@ -150,7 +150,7 @@ def check(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
 
     settings = effective(config, {"gallery": {"path": gallery}})
     with _owned(settings) as opened:
-        found = findings(opened, settings.identity)
+        found = findings(opened, settings.identity, settings.engines.embedder)
     for finding in found:
         typer.echo(finding)
     typer.echo(f"{opened.path}: {len(found) or 'no'} findings")
@@ -170,7 +170,10 @@ def strangers(
     gallery: GalleryPath = None,
     config: ConfigPath = None,
 ) -> None:
-    """Group the unknown tracks of recorded events by who they are of: who comes again and is not enrolled."""
+    """Group the unknown tracks of recorded events by who they are of: who comes again and is not enrolled.
+
+    The events have to be of the embedder that is in use now.
+    """
     from rich.console import Console
 
     from daemon.identity import threshold_of
@@ -178,14 +181,13 @@ def strangers(
     from daemon.settings import effective
     from daemon.strangers import chosen, strangers_table
     from daemon.strangers import strangers as found_in
-    from engines.runtime import WEIGHTS
-    from engines.spec import ModelSpec
+    from engines.runtime import spec_of
 
     settings = effective(config, {"gallery": {"path": gallery}})
-    spec = ModelSpec.load(WEIGHTS / "embedder" / "spec.json")
+    spec = spec_of("embedder", settings.engines.embedder)
     people = found_in(events, threshold_of(settings.identity, spec))
     if enroll is None:
-        Console().print(strangers_table(people))
+        Console().print(strangers_table(people) if people else "nobody unknown was seen well enough")
         return
     number, name = enroll
     looks = chosen(people, number).looks(model_id(spec))
