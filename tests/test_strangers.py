@@ -171,7 +171,13 @@ def test_nobody_is_nobody(recorded):
 
 def test_with_an_embedder_of_ones_own_strangers_are_enrolled_as_its_looks(recorded, tmp_path):
     (tmp_path / "own.onnx").write_bytes(b"its weights")
-    own = {"onnx": "own.onnx", "task": "embedder", "decoding": "embedding", "threshold": 0.3, "input_size": [112, 112]}
+    own = {
+        "onnx": "own.onnx",
+        "task": "embedder",
+        "decoding": "embedding",
+        "threshold": 0.3,
+        "input_size": [112, 112],
+    }
     (tmp_path / "own.json").write_text(json.dumps(own))
     (tmp_path / "config.yaml").write_text("engines: {embedder: own.json}\ngallery: {path: people.sqlite}\n")
     path, config = recorded(event("door", 1, person(1))), str(tmp_path / "config.yaml")
