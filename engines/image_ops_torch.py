@@ -5,7 +5,6 @@ level or two: see tests/test_image_ops.py.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines.geometry import GREY, Floats, Image, shrink_plan
+from engines.geometry import GREY, Floats, Image, halvings, shrink_plan
 from engines.runtime import Engine
 
 
@@ -43,7 +42,7 @@ class TorchOps:
             alike = torch.stack([pictures[i] for i in rows])
             scale = min(width / shape[1], height / shape[0], 1.0)
             w, h = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-            small = area_resized(alike, (w, h)) if scale < 1 else alike
+            small = resized(halved(alike, halvings(scale)), (w, h)) if scale < 1 else alike
             for i, picture in zip(rows, small, strict=True):
                 canvas[i, :h, :w] = picture
             for i in rows:
@@ -62,8 +61,8 @@ class TorchOps:
             crops = dict(zip(plain, batch, strict=True))
         for i, plan in enumerate(plans):  # large faces, of which a picture holds few
             if plan is not None:
-                part = pictures[i][plan.y1 : plan.y2, plan.x1 : plan.x2]
-                crops[i] = sampled([area_resized(part[None], plan.size)[0]], [plan.matrix], size)[0]
+                small = halved(pictures[i][plan.rows, plan.columns][None], plan.times)[0]
+                crops[i] = sampled([small], [plan.matrix], size)[0]
         return torch.stack([crops[i] for i in range(len(plans))])
 
     @torch.inference_mode()
@@ -125,28 +124,20 @@ def parted(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     return [flat[a:b].view(shape) for a, b, shape in zip(starts, ends, shapes, strict=True)]
 
 
-def area_resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, h, w, 3) uint8, smaller: each pixel the mean of the area it covers."""
+def halved(pictures: Tensor, times: int) -> Tensor:
+    """engines.geometry.halved of (N, H, W, 3) uint8."""
+    if not times:
+        return pictures
     x = pictures.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
-    height, width = x.shape[2:]
-    if height % size[1] == 0 and width % size[0] == 0:
-        whole = (height // size[1], width // size[0])
-        x = F.avg_pool2d(x, whole)
-        x = (x + 0.5).floor() if whole == (2, 2) else x.round()  # as OpenCV does
-    else:
-        down = area_weights(height, size[1], pictures.device)  # (h, H)
-        across = area_weights(width, size[0], pictures.device)  # (w, W)
-        x = (down @ x @ across.T).round()
-    return x.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    for _ in range(times):
+        x = (F.avg_pool2d(x, 2) + 0.5).floor()  # rounded as OpenCV does
+    return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-@lru_cache(maxsize=16)
-def area_weights(before: int, after: int, device: torch.device) -> Tensor:
-    """(after, before): how much each of `before` pixels counts in each of `after`, as cv2.INTER_AREA."""
-    edges = torch.arange(after + 1, device=device, dtype=torch.float64) * (before / after)
-    left = torch.arange(before, device=device, dtype=torch.float64)
-    shared = torch.minimum(edges[1:, None], left + 1) - torch.maximum(edges[:-1, None], left)
-    return (shared.clamp(min=0) * (after / before)).float()
+def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, height, width, 3) uint8, bilinear, of (width, height)."""
+    x = F.interpolate(pictures.permute(0, 3, 1, 2).float(), (size[1], size[0]), mode="bilinear")
+    return x.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def sampled(pictures: Sequence[Tensor], matrices: Sequence[Floats], size: tuple[int, int]) -> Tensor:

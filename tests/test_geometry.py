@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from engines import geometry as g
+from engines.calibration import shipped_faces
 
 
 def turned(points, degrees, scale, shift):
@@ -92,6 +93,38 @@ def test_warp_does_not_alias_when_it_shrinks():
 
     assert abs(float(crop.mean()) - 127) < 3
     assert crop.std() < 12
+
+
+@pytest.mark.parametrize("factor", [0.12, 0.3, 0.45, 0.5, 0.7])
+def test_a_shrunk_photograph_is_what_averaging_areas_makes_of_it(factor):
+    photograph = cv2.resize(shipped_faces()[0].image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    height, width = (round(side * factor) for side in photograph.shape[:2])
+    wanted = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA).astype(float)
+
+    across, down = width / photograph.shape[1], height / photograph.shape[0]
+    matrix = np.array([[across, 0, across / 2 - 0.5], [0, down, down / 2 - 0.5]], np.float32)
+    warped = g.warp(photograph, matrix, (width, height))
+    boxed, _ = g.letterbox(photograph, (width, height))
+
+    inner = slice(2, -2), slice(2, -2)
+    assert np.abs(warped - wanted)[inner].mean() < 2.5  # of 255 levels
+    assert np.abs(boxed - wanted)[inner].mean() < 2.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 500, 3), (501, 2, 3), (37, 53, 3)])
+@pytest.mark.parametrize("scale", [0.3, 0.01])
+def test_pictures_too_small_or_odd_to_be_halved_so_often_are_warped_all_the_same(shape, scale):
+    image = np.full(shape, 77, np.uint8)
+
+    crop = g.warp(image, np.array([[scale, 0, 20], [0, scale, -3]], np.float32), (112, 112))
+
+    assert (112, 112, 3) == crop.shape and (crop == 77).all()
+
+
+def test_a_map_that_lays_everything_on_a_line_is_no_error():
+    image = np.full((40, 40, 3), 5, np.uint8)
+
+    assert (g.warp(image, np.zeros((2, 3), np.float32), (112, 112)) == 5).all()
 
 
 def test_heatmaps_give_their_points_back_to_a_fraction_of_a_pixel():

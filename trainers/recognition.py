@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
+from engines.errors import UsageError
 from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import FaceResNet
 from trainers.faces import (
@@ -40,6 +41,7 @@ class RecognitionConfig:
     run: str = "runs/recognition"
     teacher: str = ""  # an ONNX embedder to distil from; none: identity alone
     start: str = ""  # a folder of embedder weights to start from; none: from scratch
+    labelled: bool = True  # false: no CelebA; distil from the other sets, whose people nobody has labelled
     limit: int = 0  # images used of each set; 0 is all
     embedding_size: int = 192
     loss: str = "arcface"  # arcface or ce
@@ -148,8 +150,12 @@ def meets_lfw(identity: np.ndarray, embeddings: Floats, lfw: Floats) -> set[int]
 
 def load_faces(config: RecognitionConfig) -> FaceSet:
     """All training faces; LFW's people are left out where a teacher can tell who they are."""
+    if not (config.labelled or config.teacher):
+        raise UsageError(
+            "labelled=false: without identities there is only a teacher to learn from; set teacher="
+        )
     finder = FaceFinder()
-    crops, identity = celeba_faces(config)
+    crops, identity = celeba_faces(config) if config.labelled else ([], [])
     if config.teacher:
         crops += unlabelled_faces(config, finder)
         identity += [-1] * (len(crops) - len(identity))
