@@ -1,5 +1,7 @@
 """Every recipe trains, resumes, writes a checkpoint that loads, and is measured: on a handful of pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from trainers.scenes import assign, merge_labels
 from trainers.transforms import LANDMARK_SWAP, replicate_black_border
 from trainers.verification import best_threshold, tar_at_far, ten_fold_accuracy
 
+TEACHER = Path(__file__).parents[2] / "shared/teachers/mobilefacenet_192.onnx"
 SHORT = ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.batch_size=4", "fit.threads=2", "limit=12"]
 
 
@@ -41,6 +44,24 @@ def test_a_recipe_trains_and_its_checkpoint_runs(sets, tmp_path, recipe, extra):
     assert spec.outputs == tuple(outputs)
     assert all(np.isfinite(value).all() for value in outputs.values())
     assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+def test_without_identities_and_without_a_teacher_there_is_nothing_to_learn_from(sets, tmp_path):
+    with pytest.raises(UsageError, match=r"without identities .* set teacher="):
+        train_recipe("recognition", [f"data={sets}", f"run={tmp_path}", *SHORT, "labelled=false"])
+
+
+@pytest.mark.skipif(not TEACHER.is_file(), reason="needs the teacher's ONNX file in ../shared/teachers")
+def test_an_embedder_that_learns_from_a_teacher_alone_sees_no_labelled_person(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.recognition.celeba_faces", None)  # calling it would fail
+    settings = [f"data={sets}", f"run={tmp_path}", *SHORT, "labelled=false", f"teacher={TEACHER}"]
+
+    folder = train_recipe("recognition", settings)
+
+    card = (folder / "card.md").read_text()
+    assert ("embedding",) == load_checkpoint(folder)[1].outputs
+    assert "labelled=False" in card and "celeba_faces.zip" not in card and "mtfl.zip" in card
+    assert "teacher=mobilefacenet_192.onnx" in card and str(TEACHER.parent) not in card
 
 
 def test_a_run_resumes_after_its_last_whole_epoch(sets, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Where a model comes from: its code, its libraries, its data and what the last epoch measured; for its card."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -35,8 +36,10 @@ def provenance(recipe: str, config: Any) -> str:
         f"- machine: {machine()}; seed {SEED}",
         f"- at most {fit.epochs} epochs of {fit.steps_per_epoch} batches of {fit.batch_size}, "
         f"learning rate {fit.learning_rate}, {fit.precision}",
-        f"- data: {_data(Path(folder), READ.get(recipe, ()))}",
+        f"- data: {_data(Path(folder), _sets(recipe, config))}",
     ]
+    if changed := _changed(config, type(config)()):
+        lines.insert(-1, f"- options: {', '.join(changed)}")
     metrics = Path(config.run) / METRICS_FILE
     if metrics.is_file():
         figures = json.loads(metrics.read_text(encoding="utf-8"))
@@ -72,6 +75,25 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def _sets(recipe: str, config: Any) -> list[str]:
+    labelled = getattr(config, "labelled", True)
+    return [name for name in READ.get(recipe, ()) if labelled or name != "celeba_faces"]
+
+
+def _changed(config: Any, default: Any) -> list[str]:
+    """key=value of the options that are not as they come, save how long and where it ran; files without folders."""
+    found = []
+    for each in dataclasses.fields(config):
+        value, usual = getattr(config, each.name), getattr(default, each.name)
+        if each.name in ("fit", "training", "logging", "run", "path") or value == usual:
+            continue
+        if dataclasses.is_dataclass(value):
+            found += [f"{each.name}.{inner}" for inner in _changed(value, usual)]
+        elif each.name != "data":
+            found.append(f"{each.name}={Path(value).name if isinstance(value, str) else value}")
+    return found
 
 
 def _data(folder: Path, names: Sequence[str]) -> str:

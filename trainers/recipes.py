@@ -51,9 +51,9 @@ ABOUT = {
     ),
     "embedder": (
         "Turns an aligned face into 192 numbers whose cosine tells whether two faces are one person.",
-        "CelebA faces (identities and distillation), MTFL without LFW's people, UTKFace's training part, ExpW, "
-        "AffectNet-derived masked faces and the larger faces of the training scenes (distillation only), from a "
-        "MobileFaceNet teacher (MIT-licensed package). LFW and the CelebA identities "
+        "CelebA faces (identities and distillation; none with labelled=false), MTFL without LFW's people, UTKFace's "
+        "training part, ExpW, AffectNet-derived masked faces and the larger faces of the training scenes (distillation "
+        "only), from a MobileFaceNet teacher (MIT-licensed package). LFW and the CelebA identities "
         "whose number ends in 7 are held out; identities that the teacher takes for LFW people are left out.",
     ),
     "attributes": (
