@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import MienError
-from engines.geometry import TEMPLATE, Image, similarity_matrix
+from engines.geometry import TEMPLATE, Image, halved, halvings, similarity_matrix
 
 Floats = NDArray[np.float32]
 YUNET, MOBILEFACENET = "yunet_n_dynamic.onnx", "mobilefacenet_192.onnx"
@@ -57,7 +57,8 @@ class YuNet:
     def __call__(self, image: Image) -> Found:
         scale = min(1.0, self._width / image.shape[1]) if self._width else 1.0
         if scale < 1:
-            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8)
+            size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+            image = cv2.resize(halved(image, halvings(scale)), size).astype(np.uint8)
         height, width = (-(-side // 32) * 32 for side in image.shape[:2])
         if self._padded.shape[:2] != (height, width):
             self._padded = np.zeros((height, width, 3), np.uint8)
