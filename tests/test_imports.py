@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,9 +112,12 @@ def test_help_comes_at_once():
     mien = Path(sys.executable).with_name("mien")
     seconds = []
     for _ in range(3):
-        started = time.monotonic()
+        before = os.times()
         subprocess.run([mien, "--help"], capture_output=True, check=True)
-        seconds.append(time.monotonic() - started)
+        after = os.times()
+        seconds.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
 
-    # The fastest of three: the rule is about what is imported, not about what else the machine does.
+    # Processor time, the least of three: the rule is about what is imported, not about what else the machine does.
     assert min(seconds) < 0.5

@@ -43,7 +43,7 @@ class AttributesConfig:
     age_bins: int = 101  # years of the age distribution; 0: one number, by L1
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
-            epochs=42, steps_per_epoch=100, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02
+            epochs=120, steps_per_epoch=100, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02
         )
     )
 

@@ -38,7 +38,7 @@ class LoggingOptions:
 
 def _default_training() -> FitOptions:
     return FitOptions(
-        epochs=16, steps_per_epoch=200, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02, patience=10
+        epochs=60, steps_per_epoch=200, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02, patience=10
     )
 
 

@@ -49,7 +49,7 @@ class RecognitionConfig:
     margin: float = 0.1  # ArcFace's m, radians
     identity_weight: float = 0.15  # beside distillation
     fit: FitOptions = field(
-        default_factory=lambda: FitOptions(epochs=25, steps_per_epoch=100, batch_size=64, learning_rate=3e-3)
+        default_factory=lambda: FitOptions(epochs=160, steps_per_epoch=100, batch_size=64, learning_rate=3e-3)
     )
 
 
