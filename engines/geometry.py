@@ -99,10 +99,14 @@ def shrink_plan(shape: tuple[int, ...], matrix: Floats, size: tuple[int, int]) -
 
 
 def _whole(first: float, last: float, length: int, factor: int) -> tuple[int, int]:
-    """The span of an axis that a crop needs, within the picture, a multiple of `factor` long."""
-    start = min(max(math.floor(first) - 2 * factor, 0), length - factor)
-    end = min(max(math.ceil(last) + 2 * factor, start + factor), length)
-    return start, start + (end - start) // factor * factor
+    """The span of an axis that a crop needs, within the picture, in whole blocks of `factor` px.
+
+    Blocks begin at the picture's edge: landmarks a tenth of a pixel aside must not average other pixels together.
+    """
+    blocks = length // factor
+    start = min(max(math.floor(first / factor) - 2, 0), blocks - 1)
+    end = min(max(math.ceil(last / factor) + 2, start + 1), blocks)
+    return start * factor, end * factor
 
 
 def transform_points(points: Floats, matrix: Floats) -> Floats:

@@ -154,7 +154,9 @@ def test_the_whole_chain_tells_the_same_by_both_paths(eager):
                 b.quality.usable,
             )
             assert np.abs(np.subtract(a.box_xyxy, b.box_xyxy)).max() <= 0.2  # px
-            assert np.abs(np.subtract(a.landmarks, b.landmarks)).max() <= 0.2
+            side = max(np.subtract(a.box_xyxy[2:], a.box_xyxy[:2]))
+            # A large face is shrunk for its landmarks: a quarter of a percent of it is half a pixel in 200.
+            assert np.abs(np.subtract(a.landmarks, b.landmarks)).max() <= max(0.2, 0.0025 * side)
             assert abs(a.age - b.age) <= 0.2  # years
             assert abs(a.gender_score - b.gender_score) <= 0.01
             assert np.dot(a.embedding, b.embedding) >= 0.9995
