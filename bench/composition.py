@@ -58,7 +58,7 @@ class YuNet:
         scale = min(1.0, self._width / image.shape[1]) if self._width else 1.0
         if scale < 1:
             size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-            image = cv2.resize(halved(image, halvings(scale)), size).astype(np.uint8)
+            image = cv2.resize(halved(image, halvings(image.shape, scale)), size).astype(np.uint8)
         height, width = (-(-side // 32) * 32 for side in image.shape[:2])
         if self._padded.shape[:2] != (height, width):
             self._padded = np.zeros((height, width, 3), np.uint8)

@@ -44,13 +44,13 @@ def warp(image: Image, matrix: Floats, size: tuple[int, int]) -> Image:
     return crop.astype(np.uint8, copy=False)
 
 
-def halvings(scale: float) -> int:
-    """How often a picture is halved before a bilinear map shrinks it by what is left, which is at most by half.
+def halvings(shape: tuple[int, ...], scale: float) -> int:
+    """How often a picture (height, width, ...) is halved before a bilinear map shrinks it by what is left.
 
-    A bilinear sample sees four pixels: shrinking by more it would skip some. Halving costs next to nothing
-    (OpenCV's INTER_AREA takes 25 times as long for any other factor).
+    That is at most by half: a bilinear sample sees four pixels, and shrinking by more it would skip some. Halving
+    costs next to nothing (OpenCV's INTER_AREA takes 25 times as long for any other factor). At least a pixel is left.
     """
-    return max(0, math.ceil(math.log2(0.5 / scale) - 1e-6))
+    return max(0, min(math.ceil(math.log2(0.5 / scale) - 1e-6), min(shape[:2]).bit_length() - 1))
 
 
 def halved(image: Image, times: int) -> Image:
@@ -80,7 +80,7 @@ def shrink_plan(shape: tuple[int, ...], matrix: Floats, size: tuple[int, int]) -
     determinant = a * d - b * c
     if determinant == 0:  # everything falls onto a line
         return None
-    times = min(halvings(abs(determinant) ** 0.5), min(shape).bit_length() - 1)
+    times = halvings(shape, abs(determinant) ** 0.5)
     if times == 0:
         return None
     factor = 2**times
@@ -224,9 +224,8 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, float]:
     canvas = np.full((height, width, 3), GREY, np.uint8)
     w, h = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     if scale < 1:
-        image = cv2.resize(halved(image, halvings(scale)), (w, h), interpolation=cv2.INTER_LINEAR).astype(
-            np.uint8, copy=False
-        )
+        small = halved(image, halvings(image.shape, scale))
+        image = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     canvas[:h, :w] = image
     return canvas, scale
 

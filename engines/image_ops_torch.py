@@ -42,7 +42,7 @@ class TorchOps:
             alike = torch.stack([pictures[i] for i in rows])
             scale = min(width / shape[1], height / shape[0], 1.0)
             w, h = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-            small = resized(halved(alike, halvings(scale)), (w, h)) if scale < 1 else alike
+            small = resized(halved(alike, halvings(shape, scale)), (w, h)) if scale < 1 else alike
             for i, picture in zip(rows, small, strict=True):
                 canvas[i, :h, :w] = picture
             for i in rows:

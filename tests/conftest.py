@@ -1,11 +1,12 @@
 """What every test leaves as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
+from engines.spec import ModelSpec
 from tests.expression_sets import write_expression
 from tests.face_sets import write_all
 
@@ -31,3 +32,19 @@ def expression_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("expression_sets")
     write_expression(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelSpec], Path]:
+    """Writes a checkpoint of random weights, and gives the folder of weights that it is in."""
+    import torch
+
+    from engines.checkpoint import make_network, save_checkpoint
+
+    def write(spec: ModelSpec) -> Path:
+        folder = tmp_path_factory.mktemp("weights")
+        torch.manual_seed(0)
+        save_checkpoint(folder / spec.name, make_network(spec), spec, "# a card\n")
+        return folder
+
+    return write

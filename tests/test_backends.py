@@ -18,7 +18,7 @@ from engines import machine, memory
 from engines.backends import tensorrt
 from engines.backends.torch_engine import Bucketed
 from engines.calibration import calibration_batch
-from engines.checkpoint import make_network, save_checkpoint
+from engines.checkpoint import make_network
 from engines.deploy import Deployed
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
@@ -34,11 +34,8 @@ has_bf16 = bool(machine.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    save_checkpoint(folder / "landmarks", make_network(SPEC), SPEC, "# a card\n")
-    return folder
+def weights(untrained):
+    return untrained(SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,14 @@ def test_pictures_too_small_or_odd_to_be_halved_so_often_are_warped_all_the_same
     assert (112, 112, 3) == crop.shape and (crop == 77).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (3, 9000, 3), (7001, 2, 3)])
+def test_a_strip_of_a_picture_is_letterboxed(shape):
+    canvas, scale = g.letterbox(np.full(shape, 9, np.uint8), (640, 384))
+
+    height, width = (max(1, round(side * scale)) for side in shape[:2])
+    assert scale < 0.2 and (canvas[:height, :width] == 9).all() and (canvas[height:] == 114).all()
+
+
 def test_a_map_that_lays_everything_on_a_line_is_no_error():
     image = np.full((40, 40, 3), 5, np.uint8)
 

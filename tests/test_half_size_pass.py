@@ -6,10 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from engines.backends.eager import EagerEngine
-from engines.checkpoint import load_checkpoint, make_network, save_checkpoint
+from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
 from engines.geometry import detector_locations, iou_matrix
 from engines.runtime import WEIGHTS, load_engine
@@ -71,12 +70,9 @@ DETECTOR = ModelSpec(
 
 
 @pytest.fixture(scope="module")
-def small_detector(tmp_path_factory):
+def small_detector(untrained):
     """Its picture at half size, 32x16, has to be padded."""
-    folder = tmp_path_factory.mktemp("detector")
-    torch.manual_seed(0)
-    save_checkpoint(folder / "detector", make_network(DETECTOR), DETECTOR, "# a card\n")
-    return folder
+    return untrained(DETECTOR)
 
 
 @pytest.mark.parametrize("precision", ["f32", "int8"])

@@ -44,7 +44,7 @@ def levels_apart(a, b):
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda path: path.stem)
 def test_letterboxes_are_the_same_numbers(clip, device):
     (image,) = pictures_of(clip, 1)
-    sizes = [None, (1280, 720), (1920, 1080), (1000, 563), (333, 500), (100, 80)]
+    sizes = [None, (1280, 720), (1920, 1080), (1000, 563), (333, 500), (100, 80), (5000, 1)]
     images = [image if size is None else cv2.resize(image, size) for size in sizes] + [image]
     ops = TorchOps(device)
 
