@@ -11,28 +11,29 @@ from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
 from engines.errors import UsageError
-from engines.geometry import FACE_SIZE, Floats, Image
+from engines.geometry import FACE_SIZE, Floats, Image, warp
 from engines.networks import FaceResNet
+from trainers.batched_changes import mirrored
 from trainers.faces import (
     ROOM,
+    STORED_SIZE,
     FaceFinder,
     batched,
     box_from_interocular,
-    jittered,
-    jittered_maps,
     stored_crop,
 )
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
 from trainers.scenes import is_held_out
 from trainers.teacher import TeacherEmbedder
-from trainers.transforms import replicate_black_border
+from trainers.transforms import jitter_matrix, occlude, photometric, replicate_black_border
 from trainers.verification import read_pairs
-from trainers.zips import ImageZip, row_points
+from trainers.zips import SEED, ImageZip, row_points
 
 LFW_BOX = box_from_interocular(128, 33.0, 0.42)  # the pictures are centred on the face
 LFW_MEETS = 0.60  # mean teacher cosine from which a CelebA identity is taken for an LFW person
 SMALLEST_SCENE_FACE = 48  # px, longer side of the box
+ANY_VIEW = 2**20  # views of a face where no teacher has to see them first
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class RecognitionConfig:
     data: str = "data"
     run: str = "runs/recognition"
     teacher: str = ""  # an ONNX embedder to distil from; none: identity alone
+    views: int = 4  # of each face, which teacher and pupil see alike
     start: str = ""  # a folder of embedder weights to start from; none: from scratch
     labelled: bool = True  # false: no CelebA; distil from the other sets, whose people nobody has labelled
     limit: int = 0  # images used of each set; 0 is all
@@ -55,7 +57,7 @@ class RecognitionConfig:
 
 @dataclass(frozen=True, slots=True)
 class FaceSet:
-    """Aligned crops (M, 144, 144, 3), identity (M,) or -1, and teacher embeddings (M, D)."""
+    """Aligned crops (M, 144, 144, 3), identity (M,) or -1, and what the teacher says of each view (M, V, D)."""
 
     crops: np.ndarray
     identity: np.ndarray
@@ -148,6 +150,22 @@ def meets_lfw(identity: np.ndarray, embeddings: Floats, lfw: Floats) -> set[int]
     return found
 
 
+def view_map(row: int, view: int) -> Floats:
+    """The (2, 3) map from stored crop `row` to a 112x112 view of it: turned, scaled and shifted a little.
+
+    The same for the teacher as for the pupil, who otherwise learns most about how far a crop was shifted
+    (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent", sec. 3.1).
+    """
+    rng = np.random.default_rng((SEED, row, view))
+    matrix = jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02)
+    matrix[:, 2] -= ROOM
+    return matrix
+
+
+def view_of(crop: Image, row: int, view: int) -> Image:
+    return warp(crop, view_map(row, view), (FACE_SIZE, FACE_SIZE))
+
+
 def load_faces(config: RecognitionConfig) -> FaceSet:
     """All training faces; LFW's people are left out where a teacher can tell who they are."""
     if not (config.labelled or config.teacher):
@@ -156,33 +174,39 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
         )
     finder = FaceFinder()
     crops, identity = celeba_faces(config) if config.labelled else ([], [])
-    if config.teacher:
-        crops += unlabelled_faces(config, finder)
-        identity += [-1] * (len(crops) - len(identity))
-    faces, people = np.stack(crops), np.array(identity)
-    del crops  # gigabytes
     if not config.teacher:
-        return FaceSet(faces, people, None)
+        return FaceSet(np.stack(crops), np.array(identity), None)
     teacher = TeacherEmbedder(config.teacher)
-    embeddings = teacher_embeddings(config, teacher, faces)
-    lfw = teacher(inner(np.stack(list(lfw_faces(config, finder).values()))))
-    kept = ~np.isin(people, list(meets_lfw(people, embeddings, lfw)))
-    return FaceSet(faces[kept], people[kept], embeddings[kept])
+    if crops:
+        people = np.array(identity)
+        lfw = teacher(inner(np.stack(list(lfw_faces(config, finder).values()))))
+        met = meets_lfw(people, teacher(inner(np.stack(crops))), lfw)
+        kept = np.flatnonzero(~np.isin(people, list(met)))
+        crops, identity = [crops[i] for i in kept], [identity[i] for i in kept]
+    crops += unlabelled_faces(config, finder)
+    faces = np.stack(crops)
+    del crops  # gigabytes
+    people = np.array(identity + [-1] * (len(faces) - len(identity)))
+    return FaceSet(faces, people, teacher_views(config, teacher, faces))
 
 
-def teacher_embeddings(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np.ndarray) -> Floats:
-    """The teacher's answers, kept in the run's folder: they take minutes, and a resumed run needs them again."""
-    kept = Path(config.run) / f"teacher_{len(faces)}.npy"
+def teacher_views(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np.ndarray) -> Floats:
+    """The teacher's answers (M, V, D), kept in the run's folder: they take minutes, and a resumed run needs them."""
+    kept = Path(config.run) / f"teacher_{len(faces)}x{config.views}.npy"
     if kept.is_file():
         return np.load(kept)
+    answers = []
+    for rows in batched(range(len(faces))):
+        seen = [view_of(faces[row], row, view) for row in rows for view in range(config.views)]
+        seen[1::2] = [image[:, ::-1] for image in seen[1::2]]  # the pupil is to be the same on either side
+        answers.append(teacher(np.stack(seen)).reshape(len(rows), config.views, -1))
     kept.parent.mkdir(parents=True, exist_ok=True)
-    embeddings = teacher(inner(faces))
-    np.save(kept, embeddings)
-    return embeddings
+    np.save(kept, np.concatenate(answers))
+    return np.load(kept)
 
 
 class FaceSamples(RandomSamples):
-    """Jittered faces: image (112, 112, 3) uint8 BGR, class or -1, teacher embedding (D,)."""
+    """Views of faces, degraded: image (112, 112, 3) uint8 BGR, class or -1, teacher embedding (D,)."""
 
     def __init__(self, faces: FaceSet, embedding_size: int) -> None:
         super().__init__(len(faces.crops))
@@ -190,24 +214,39 @@ class FaceSamples(RandomSamples):
         self.classes = max(1, len(people))
         number = {int(person): i for i, person in enumerate(people)}
         self.label = np.array([number.get(int(person), -1) for person in faces.identity])
-        self.crops = faces.crops
-        self.teacher = (
-            np.zeros((len(faces.crops), embedding_size), np.float32)
-            if faces.teacher is None
-            else faces.teacher
-        )
+        self.crops, self.teacher = faces.crops, faces.teacher
+        self.views = ANY_VIEW if faces.teacher is None else faces.teacher.shape[1]
+        self.embedding_size = embedding_size
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
-        i = int(rng.integers(len(self.crops)))
-        return jittered(rng, self.crops[i], degrees=6, scale=0.06), int(self.label[i]), self.teacher[i]
+        row, view = int(rng.integers(len(self.crops))), int(rng.integers(self.views))
+        image = view_of(self.crops[row], row, view)
+        if rng.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        image = occlude(rng, photometric(rng, image, 0.8), chance=0.1)
+        return image, int(self.label[row]), self.answers(np.array([row]), np.array([view]))[0]
 
     def pictures(self) -> list[np.ndarray]:
         return [self.crops]
 
     def draw(self, rng: np.random.Generator, count: int) -> Draw:
-        rows = rng.integers(len(self.crops), size=count)
-        matrices = jittered_maps(rng, count, degrees=6, scale=0.06)
-        return Draw(rows, matrices, FACE_SIZE, 0.8, 0.1, (self.label[rows], self.teacher[rows]))
+        rows, views = rng.integers(len(self.crops), size=count), rng.integers(self.views, size=count)
+        maps = np.stack([view_map(int(row), int(view)) for row, view in zip(rows, views, strict=True)])
+        maps = mirrored(maps, rng.random(count) < 0.5, FACE_SIZE)
+        return Draw(rows, maps, FACE_SIZE, 0.8, 0.1, (self.label[rows], self.answers(rows, views)))
+
+    def answers(self, rows: np.ndarray, views: np.ndarray) -> Floats:
+        """(B, D); zeros without a teacher."""
+        if self.teacher is None:
+            return np.zeros((len(rows), self.embedding_size), np.float32)
+        return self.teacher[rows, views]
+
+    def prototypes(self) -> Tensor | None:
+        """The mean of what the teacher says of each person, (classes, D): where their class begins."""
+        if self.teacher is None or not (self.label >= 0).any():
+            return None
+        means = [self.teacher[self.label == k].mean((0, 1)) for k in range(self.classes)]
+        return torch.from_numpy(np.stack(means))
 
 
 class MarginHead(nn.Module):
@@ -258,4 +297,6 @@ def train(config: RecognitionConfig) -> nn.Module:
     if config.start:
         network = load_checkpoint(Path(config.start))[0].train()
     recipe = RecognitionRecipe(network, config, samples.classes)
+    if (prototypes := samples.prototypes()) is not None:
+        recipe.head.weight.data.copy_(prototypes)
     return fit(recipe, samples, Path(config.run))
