@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
+from tests.processes import MIEN
 from trainers.budget import seconds_of
 from trainers.composition import expression_config
 from trainers.expression import ExpressionConfig
@@ -66,6 +68,23 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(express
     resumed, undisturbed = weights(tmp_path), weights(whole)
     assert resumed.keys() == undisturbed.keys()
     assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
+
+
+def test_two_processes_train_one_network(sets, tmp_path):
+    settings = [
+        "fit.devices=2",
+        "fit.accelerator=cpu",
+        "fit.threads=1",
+        "fit.epochs=2",
+        "fit.steps_per_epoch=2",
+    ]
+    settings += ["fit.batch_size=3", f"data={sets}", f"run={tmp_path}", "limit=12"]
+
+    command = [MIEN, "train", "landmarks", *settings]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert ["1/2", "2/2"] == [line.split()[1] for line in said if line.startswith("epoch")]
+    assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "landmarks")[0].parameters())
 
 
 def test_another_seed_gives_other_weights(expression_sets, whole, tmp_path, monkeypatch):

@@ -91,7 +91,10 @@ class Recipe(L.LightningModule):
 
     def training_step(self, batch: tuple, _: int) -> Tensor:
         loss, figures = self.loss(batch)
-        self.log_dict({"loss": loss.detach(), **figures}, prog_bar=True, on_step=False, on_epoch=True)
+        named = {"loss": loss.detach(), **figures}
+        self.log_dict(
+            named, prog_bar=True, on_step=False, on_epoch=True, sync_dist=self.trainer.world_size > 1
+        )
         return loss
 
     def validation_loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
