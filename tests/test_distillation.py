@@ -26,7 +26,7 @@ TEACHER = Path(__file__).parents[2] / "shared/teachers/mobilefacenet_192.onnx"
 class Looker:
     """A teacher that is the same for a picture and its mirror image, and moves with what a crop shows."""
 
-    def __init__(self, path=""):
+    def __init__(self, path="", fast=False):
         self.seen = []
 
     def __call__(self, crops):
@@ -127,8 +127,9 @@ def test_nobody_of_lfw_is_trained_on(sets, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not TEACHER.is_file(), reason="needs the teacher's ONNX file in ../shared/teachers")
-def test_the_teacher_answers_in_the_order_it_was_asked():
-    teacher, pictures = TeacherEmbedder(TEACHER), faces(2)[:, 16:-16, 16:-16]
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_teacher_answers_in_the_order_it_was_asked(fast):
+    teacher, pictures = TeacherEmbedder(TEACHER, fast), faces(2)[:, 16:-16, 16:-16]
     asked = np.concatenate((pictures, pictures[:1], pictures[:, :, ::-1], pictures[1:]))
 
     answers = teacher(asked)  # an even number; and an odd one

@@ -176,8 +176,8 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
     crops, identity = celeba_faces(config) if config.labelled else ([], [])
     if not config.teacher:
         return FaceSet(np.stack(crops), np.array(identity), None)
-    teacher = TeacherEmbedder(config.teacher)
     if crops:
+        teacher = TeacherEmbedder(config.teacher)  # exact: who is left out must not hang on the machine
         people = np.array(identity)
         lfw = teacher(inner(np.stack(list(lfw_faces(config, finder).values()))))
         met = meets_lfw(people, teacher(inner(np.stack(crops))), lfw)
@@ -187,7 +187,7 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
     faces = np.stack(crops)
     del crops  # gigabytes
     people = np.array(identity + [-1] * (len(faces) - len(identity)))
-    return FaceSet(faces, people, teacher_views(config, teacher, faces))
+    return FaceSet(faces, people, teacher_views(config, TeacherEmbedder(config.teacher, fast=True), faces))
 
 
 def teacher_views(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np.ndarray) -> Floats:
