@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from engines.errors import UsageError
 from tests.test_held import faces
 from trainers import recognition
 from trainers.held import made
@@ -39,8 +40,8 @@ class Looker:
 @pytest.fixture
 def plain(monkeypatch):
     """Views as they are cut: not lit, degraded or covered."""
-    monkeypatch.setattr(recognition, "photometric", lambda rng, image, strength: image)
-    monkeypatch.setattr(recognition, "occlude", lambda rng, image, chance: image)
+    monkeypatch.setattr("trainers.faces.photometric", lambda rng, image, strength: image)
+    monkeypatch.setattr("trainers.faces.occlude", lambda rng, image, chance: image)
 
 
 def test_the_pupil_sees_the_views_that_its_teacher_saw(tmp_path, plain):
@@ -124,6 +125,19 @@ def test_nobody_of_lfw_is_trained_on(sets, tmp_path, monkeypatch):
     assert people[1:] == sorted(set(others.identity[others.identity >= 0]))
     assert (everybody.identity == -1).sum() == (others.identity == -1).sum()
     assert len(others.teacher) == len(others.crops) == len(others.identity)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"views": 0}, "at least one view"), ({"embedding_size": 192}, "set embedding_size=98")],
+)
+def test_what_does_not_fit_the_teacher_is_said(sets, tmp_path, monkeypatch, wrong, words):
+    monkeypatch.setattr(recognition, "TeacherEmbedder", Looker)
+
+    with pytest.raises(UsageError, match=words):
+        recognition.train(
+            RecognitionConfig(data=str(sets), run=str(tmp_path), teacher="any", limit=4, **wrong)
+        )
 
 
 @pytest.mark.skipif(not TEACHER.is_file(), reason="needs the teacher's ONNX file in ../shared/teachers")

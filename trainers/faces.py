@@ -75,6 +75,11 @@ def jittered(rng: np.random.Generator, stored: Image, degrees: float, scale: flo
     """112x112x3 training crop of a stored one: turned, scaled and shifted a little, at times mirrored, degraded."""
     jitter = jitter_matrix(rng, STORED_SIZE, degrees=degrees, scale=scale, shift=0.02)
     crop = warp(stored, jitter, (STORED_SIZE, STORED_SIZE))[ROOM:-ROOM, ROOM:-ROOM]
+    return disturbed(rng, crop)
+
+
+def disturbed(rng: np.random.Generator, crop: Image) -> Image:
+    """The crop at times mirrored, then lit, degraded and covered at random."""
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     return occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)

@@ -20,13 +20,14 @@ from trainers.faces import (
     FaceFinder,
     batched,
     box_from_interocular,
+    disturbed,
     stored_crop,
 )
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
 from trainers.scenes import is_held_out
 from trainers.teacher import TeacherEmbedder
-from trainers.transforms import jitter_matrix, occlude, photometric, replicate_black_border
+from trainers.transforms import jitter_matrix, replicate_black_border
 from trainers.verification import read_pairs
 from trainers.zips import SEED, ImageZip, row_points
 
@@ -172,6 +173,8 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
         raise UsageError(
             "labelled=false: without identities there is only a teacher to learn from; set teacher="
         )
+    if config.views < 1:
+        raise UsageError(f"views={config.views}: a teacher has to see at least one view of each face")
     finder = FaceFinder()
     crops, identity = celeba_faces(config) if config.labelled else ([], [])
     if not config.teacher:
@@ -220,10 +223,7 @@ class FaceSamples(RandomSamples):
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
         row, view = int(rng.integers(len(self.crops))), int(rng.integers(self.views))
-        image = view_of(self.crops[row], row, view)
-        if rng.random() < 0.5:
-            image = np.ascontiguousarray(image[:, ::-1])
-        image = occlude(rng, photometric(rng, image, 0.8), chance=0.1)
+        image = disturbed(rng, view_of(self.crops[row], row, view))
         return image, int(self.label[row]), self.answers(np.array([row]), np.array([view]))[0]
 
     def pictures(self) -> list[np.ndarray]:
@@ -292,7 +292,13 @@ class RecognitionRecipe(Recipe):
 
 def train(config: RecognitionConfig) -> nn.Module:
     torch.manual_seed(0)
-    samples = FaceSamples(load_faces(config), config.embedding_size)
+    faces = load_faces(config)
+    if faces.teacher is not None and faces.teacher.shape[2] != config.embedding_size:
+        length = faces.teacher.shape[2]
+        raise UsageError(
+            f"embedding_size={config.embedding_size}: the teacher gives {length} numbers; set embedding_size={length}"
+        )
+    samples = FaceSamples(faces, config.embedding_size)
     network = FaceResNet(config.embedding_size)
     if config.start:
         network = load_checkpoint(Path(config.start))[0].train()
