@@ -36,6 +36,7 @@ REFERENCE = ("eager", "f32")
 ENGINES = {
     "openvino f32": ("openvino", "f32"),
     "aot_inductor f32": ("aot_inductor", "f32"),
+    "openvino auto": ("openvino", "auto"),
     "openvino bf16": ("openvino", "bf16"),
     "openvino int8": ("openvino", "int8"),
 }

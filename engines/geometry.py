@@ -183,29 +183,16 @@ def attribute_crop(image: Image, landmarks: Floats, size: int = FACE_SIZE) -> Im
 def heatmaps_to_points(heatmaps: Floats, stride: int = 4) -> tuple[Floats, Floats]:
     """(N, K, h, w) heatmaps -> points (N, K, 2) in crop px, and each peak's height (N, K).
 
-    The peak is refined by the parabola through the logarithms beside it, which is exact for the
-    Gaussians that training draws (Zhang et al. 2020, "DARK", sec. 3.2, per axis).
+    A point is the centre of mass of its heatmap's sixth power: near one peak as exact as fitting it, and between two
+    that are about as high it glides where the highest would jump (Sun et al. 2018, "Integral Human Pose Regression",
+    sec. 2.1; the power, as good as any for the error on MTFL's training part, keeps what is far and low out of it).
     """
-    n, k, h, w = heatmaps.shape
-    flat = heatmaps.reshape(n, k, h * w)
-    best = flat.argmax(2)
-    y, x = np.divmod(best, w)
-    rows, cols = np.ogrid[:n, :k]
-
-    def log_at(dy: int, dx: int) -> NDArray[np.float64]:
-        values = heatmaps[rows, cols, np.clip(y + dy, 0, h - 1), np.clip(x + dx, 0, w - 1)]
-        logs: NDArray[np.float64] = np.log(np.maximum(values, 1e-3)).astype(np.float64)
-        return logs
-
-    def offset(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-        curvature = 2 * log_at(0, 0) - before - after
-        step: NDArray[np.float64] = np.clip(0.5 * (after - before) / np.maximum(curvature, 1e-3), -0.5, 0.5)
-        return step
-
-    fx = x + offset(log_at(0, -1), log_at(0, 1))
-    fy = y + offset(log_at(-1, 0), log_at(1, 0))
-    points = (np.stack((fx, fy), 2) + 0.5) * stride - 0.5
-    return points.astype(np.float32), flat.max(2).astype(np.float32)
+    height = np.maximum(heatmaps, 1e-3)
+    mass = (height * height * height) ** 2  # numpy's own sixth power takes ten times as long
+    rows, columns = mass.sum(3), mass.sum(2)  # (N, K, h), (N, K, w)
+    y, x = (each @ np.arange(each.shape[2]) / each.sum(2) for each in (rows, columns))
+    points = (np.stack((x, y), 2) + 0.5) * stride - 0.5
+    return points.astype(np.float32), heatmaps.max((2, 3)).astype(np.float32)
 
 
 def points_to_heatmaps(points: Floats, size: int, sigma: float = 1.5, stride: int = 4) -> Floats:

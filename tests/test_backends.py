@@ -22,6 +22,7 @@ from engines.checkpoint import make_network
 from engines.deploy import Deployed
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
+from engines.request import MODELS
 from engines.runtime import load_engine, resolve, why_unusable
 from engines.spec import ModelSpec
 
@@ -217,6 +218,16 @@ def test_auto_takes_what_the_gpu_machine_has(driver):
 
     gpu = "tensorrt" if tensorrt.why_not_installed() is None else "aot_inductor"
     assert f"{gpu} cuda openvino cpu" == result.stdout.strip(), result.stderr
+
+
+@pytest.mark.parametrize(("flags", "coarse"), [({"avx512_bf16"}, "bf16"), ({"avx2"}, "f32")])
+def test_auto_is_bf16_where_the_cpu_has_it_but_never_for_where_a_face_is(monkeypatch, flags, coarse):
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
+    expected = {"detector": "f32", "landmarks": "f32", "embedder": coarse, "attributes": coarse}
+
+    assert expected == {model: resolve(model, "openvino").precision for model in MODELS}
+    assert {"f32"} == {resolve(model, "aot_inductor", device="cpu").precision for model in MODELS}
+    assert resolve("embedder", "openvino", precision="f32").precision == "f32"
 
 
 class SmallGpu:

@@ -145,6 +145,19 @@ def test_heatmaps_give_their_points_back_to_a_fraction_of_a_pixel():
     assert peaks.min() > 0.7
 
 
+def test_a_point_glides_between_two_peaks_that_are_about_as_high():
+    either = np.concatenate([g.points_to_heatmaps(np.full((1, 1, 2), at, np.float32), 32) for at in (40, 80)])
+
+    def found(second: float) -> float:
+        return float(g.heatmaps_to_points(0.7 * either[:1] + second * either[1:])[0][0, 0, 0])
+
+    just_below, just_above = found(0.699), found(0.701)
+    assert abs(just_below - just_above) < 1 and abs(just_below - 60) < 1
+    assert (
+        abs(found(0.3) - 40) < 1 and abs(found(1.2) - 80) < 2
+    )  # the higher one decides where it is clearly higher
+
+
 def test_letterbox_shrinks_to_fit_and_never_enlarges():
     large, scale = g.letterbox(np.full((720, 1280, 3), 9, np.uint8), (640, 384))
     small, one = g.letterbox(np.full((100, 100, 3), 9, np.uint8), (640, 384))
