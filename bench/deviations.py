@@ -24,9 +24,9 @@ CLEAR_SIMILARITY = 0.02  # from the threshold, and of the lead over the second f
 CLEAR_GENDER = 0.6  # of the more probable
 CLEAR_EMOTION = 0.1  # lead of the main emotion over the second
 
-# The same arithmetic in another order: the events' own rounding (0.1 px, 0.1 years) in 99 of 100 faces; more where two
-# pixels of a heatmap are equally high, and the peak is here or there. Landmarks and embeddings were loosened to this
-# after a first run, in which one face of 96 was 0.7 px off.
+# The same arithmetic in another order: the events' own rounding (0.1 px, 0.1 years) in 99 of 100 faces. Landmarks and
+# embeddings were loosened to this after a first run, when a point was its heatmap's highest pixel and one face of 96
+# was 0.7 px off; since it is a centre of mass, 0.1 px is what was found.
 EXACT = {
     "missed": 0,
     "tracks_apart": 0,
