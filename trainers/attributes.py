@@ -146,8 +146,8 @@ class AttributesRecipe(Recipe):
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, age, female, emotion, weight = batch
         images = image_batch(images)
-        alone = (emotion[:, 0] >= 0) & (age < 0) & (female < 0)
         if self.mixup:
+            alone = (emotion[:, 0] >= 0) & (age < 0) & (female < 0)
             images[alone], emotion[alone] = mixed(images[alone], emotion[alone], self.mixup)
         age_output, gender_logit, emotion_logits = self.network.heads(images)
         total, figures = images.new_zeros((), dtype=torch.float), {}
