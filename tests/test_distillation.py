@@ -18,6 +18,7 @@ from trainers.recognition import (
     load_faces,
     meets_lfw,
     teacher_views,
+    view_of,
 )
 from trainers.teacher import TeacherEmbedder
 
@@ -54,9 +55,28 @@ def test_the_pupil_sees_the_views_that_its_teacher_saw(tmp_path, plain):
     images = np.stack([image for image, _, _ in drawn])
     targets = np.stack([target for _, _, target in drawn])
 
-    assert 12 == len(teacher.seen) == len(np.unique(np.stack(teacher.seen).reshape(12, -1), axis=0))
+    assert 24 == len(teacher.seen) == len(np.unique(np.stack(teacher.seen).reshape(24, -1), axis=0))
     assert (Looker()(images) * targets).sum(1).min() > 0.9999
     assert (Looker()(images) * np.roll(targets, 1, axis=0)).sum(1).min() < 0.99
+
+
+def test_the_teacher_says_the_same_of_a_face_and_its_mirror_image(tmp_path):
+    class OneSided(Looker):
+        def __call__(self, crops):
+            left = crops[:, :, :56].mean((2, 3)).astype(np.float32)
+            return left / np.linalg.norm(left, axis=1, keepdims=True)
+
+    pictures = faces(3)
+    config = RecognitionConfig(run=str(tmp_path), views=2)
+
+    answers = teacher_views(config, OneSided(), pictures)
+
+    views = np.stack([view_of(pictures[i], i, v) for i in range(3) for v in range(2)])
+    both = OneSided()(views) + OneSided()(views[:, :, ::-1])
+    assert (OneSided()(views) * OneSided()(views[:, :, ::-1])).sum(1).min() < 0.999
+    assert answers.reshape(6, -1) == pytest.approx(
+        both / np.linalg.norm(both, axis=1, keepdims=True), abs=1e-6
+    )
 
 
 def test_views_made_on_the_device_have_the_same_teacher(tmp_path):
@@ -79,7 +99,7 @@ def test_what_the_teacher_said_is_asked_only_once_a_run(tmp_path):
     again = teacher_views(config, teacher, faces(3))
 
     assert np.array_equal(first, again) and (3, 2) == first.shape[:2]
-    assert 6 == len(teacher.seen)
+    assert 12 == len(teacher.seen)  # each view from both sides
 
 
 def test_a_person_s_class_begins_where_the_teacher_sees_them():

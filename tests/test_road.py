@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from typer.testing import CliRunner
 
@@ -16,10 +17,11 @@ from engines.geometry import TEMPLATE, alignment_matrix, transform_points
 from engines.runtime import WEIGHTS
 from tests.face_sets import face, write_zip
 from tests.public_layouts import IMAGES, PERSONS, write_celeba, write_list
-from trainers.closed_set import ClosedSetConfig, ClosedSetNetwork, imprint, train_closed_set
+from trainers.closed_set import ClosedSetConfig, ClosedSetNetwork, ClosedSetRecipe, imprint, train_closed_set
 from trainers.closed_set_faces import Faces, load_closed_set
 from trainers.closed_set_report import accuracy_figures, predict, table_text
 from trainers.face_rows import FaceRecord, read_records, write_records
+from trainers.recognition import MarginHead, risen
 from trainers.subset import Criteria, select, sharpness, yaw
 
 METHODS = ["eyes", "eyes_nose", "similarity"]
@@ -214,6 +216,20 @@ def test_a_wrong_option_of_closed_set_is_refused(setting, words):
 def test_training_before_aligning_says_what_to_run(tmp_path):
     with pytest.raises(MienError, match=r"missing; make it: mien faces align .* --by similarity"):
         train_closed_set([f"faces={tmp_path}"])
+
+
+def test_arcface_from_scratch_begins_with_logits_of_unit_variance_and_ends_with_scale_and_margin():
+    head = MarginHead(256, 20, scale=45, margin=0.1)
+    images, label = torch.randn(500, 256), torch.randint(20, (500,))
+
+    first, last = (head(images, label, risen(share, 0.3)) for share in (0.3, 0.6))
+
+    assert 1 == pytest.approx(float(first.detach().std()), rel=0.1)
+    assert head(images, label).equal(last)
+    assert 0.5 == pytest.approx(risen(0.45, 0.3))
+    network = ClosedSetNetwork(nn.Identity(), 256, 20, ClosedSetConfig(loss="arcface"))
+    assert 0 < ClosedSetRecipe(network, ClosedSetConfig(loss="arcface")).rise
+    assert 0 == ClosedSetRecipe(network, ClosedSetConfig(loss="arcface", start="an/embedder")).rise
 
 
 def test_a_start_is_loaded_and_the_table_says_whom_it_has_seen(road, tmp_path):

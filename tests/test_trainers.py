@@ -51,6 +51,30 @@ def test_without_identities_and_without_a_teacher_there_is_nothing_to_learn_from
         train_recipe("recognition", [f"data={sets}", f"run={tmp_path}", *SHORT, "labelled=false"])
 
 
+def test_frozen_layers_stay_as_they_are_and_the_others_learn(sets, tmp_path):
+    start = WEIGHTS / "embedder"
+    settings = [f"data={sets}", f"run={tmp_path}", *SHORT, f"start={start}", "fit.learning_rate=0.1"]
+
+    folder = train_recipe("recognition", [*settings, "frozen=5"])
+
+    before, after = (load_checkpoint(f)[0].state_dict() for f in (start, folder))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(tuple(f"trunk.{i}." for i in range(5)))} <= same
+    assert not [name for name in same if name.startswith("trunk.5.")]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["frozen=2"], "name weights with start="),
+        (["frozen=13", f"start={WEIGHTS / 'embedder'}"], "13 layers"),
+    ],
+)
+def test_layers_that_cannot_be_frozen_are_said(sets, tmp_path, extra, words):
+    with pytest.raises(UsageError, match=words):
+        train_recipe("recognition", [f"data={sets}", f"run={tmp_path}", *SHORT, *extra])
+
+
 @pytest.mark.skipif(not TEACHER.is_file(), reason="needs the teacher's ONNX file in ../shared/teachers")
 def test_an_embedder_that_learns_from_a_teacher_alone_sees_no_labelled_person(sets, tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.recognition.celeba_faces", None)  # calling it would fail

@@ -24,10 +24,11 @@ from trainers.closed_set_report import accuracy_figures, outputs, predict, write
 from trainers.faces import jittered
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.options import override
-from trainers.recognition import MarginHead
+from trainers.recognition import MarginHead, risen
 
 LOSSES = ("ce", "arcface")
 IMPRINTED_LOGIT = 15.0  # of a face that looks just as its person does in the mean
+NOT_FACES = ("", "imagenet")  # starts that know nothing of faces
 NOT_THE_RESULT = ("threads", "workers", "progress", "accelerator", "devices", "precision", "logger")
 
 
@@ -47,6 +48,7 @@ class ClosedSetConfig:
     dropout: float = 0.2
     scale: float = 45.0  # ArcFace's s
     margin: float = 0.1  # ArcFace's m, radians
+    rise: float = 0.3  # share of a training from scratch without margin, and the next over which s and m rise
     label_smoothing: float = 0.1  # of cross-entropy
     degrees: float = 10.0  # of random turning
     mirror: bool = True  # judge a face and its mirror image together
@@ -94,12 +96,14 @@ class ClosedSetRecipe(Recipe):
     def __init__(self, network: ClosedSetNetwork, config: ClosedSetConfig) -> None:
         super().__init__(network, config.fit)
         self.smoothing = 0.0 if network.angular else config.label_smoothing
+        self.rise = config.rise if config.start in NOT_FACES else 0.0
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, label = batch
         embedding = self.network.backbone(image_batch(images)).float()
+        share = risen(self.share_done(self.global_step), self.rise)
         with torch.autocast(embedding.device.type, enabled=False):  # bf16 is too coarse for angles
-            logits = self.network.head(embedding, label)
+            logits = self.network.head(embedding, label, share)
         loss = F.cross_entropy(logits, label, label_smoothing=self.smoothing)
         return loss, {"right": (logits.argmax(1) == label).float().mean()}
 
@@ -137,7 +141,7 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
     backbone, size = make_backbone(config)
     note = load_start(backbone, config, faces.persons)
     network = ClosedSetNetwork(backbone, size, len(faces.persons), config)
-    if config.start not in ("", "imagenet") and not (run / "last.ckpt").exists():
+    if config.start not in NOT_FACES and not (run / "last.ckpt").exists():
         imprint(network, faces.train)
     began = time.monotonic()
     trained = fit(ClosedSetRecipe(network, config), ClosedSetSamples(faces.train, config.degrees), run)

@@ -127,15 +127,19 @@ class Recipe(L.LightningModule):
         optimizer = torch.optim.AdamW(
             groups, self.options.learning_rate, weight_decay=self.options.weight_decay
         )
-        total = self.options.epochs * self.options.steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warm_cosine(max(step / total, self.clock.share))
+            optimizer, lambda step: warm_cosine(self.share_done(step))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def share_done(self, step: int) -> float:
+        """How much of training is done after `step` batches, 0..1, by count or by the clock."""
+        total = self.options.epochs * self.options.steps_per_epoch
+        return max(step / total, self.clock.share)
+
     def parameters_to_train(self) -> list[nn.Parameter]:
         averaged = {id(p) for p in self.averaged.parameters()}
-        return [p for p in self.parameters() if id(p) not in averaged]
+        return [p for p in self.parameters() if id(p) not in averaged and p.requires_grad]
 
 
 def warm_cosine(progress: float, warm: float = 0.05) -> float:
@@ -252,6 +256,7 @@ def _ignore_advice() -> None:
     warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")  # most recipes need none
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")  # resuming
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen layers
     # Some operations on a GPU have no deterministic form.
     warnings.filterwarnings("ignore", ".*does not have a deterministic implementation.*")
 
