@@ -160,10 +160,10 @@ def alignment_matrix(landmarks: Floats, template: Floats = TEMPLATE, method: str
     raise ValueError(f"alignment {method!r} is none of {', '.join(ALIGNMENTS)}")
 
 
-def attribute_matrix(landmarks: Floats, size: int = FACE_SIZE) -> Floats:
-    """2x3 map from the image to the attribute crop of `size` px."""
-    factor = size / FACE_SIZE
-    template = ((ATTRIBUTE_TEMPLATE + 0.5) * factor - 0.5).astype(np.float32)
+def attribute_matrix(landmarks: Floats, size: int = FACE_SIZE, room: int = 0) -> Floats:
+    """2x3 map from the image to the attribute crop, with `room` px of 112 around it, at `size` px in all."""
+    factor = size / (FACE_SIZE + 2 * room)
+    template = ((ATTRIBUTE_TEMPLATE + room + 0.5) * factor - 0.5).astype(np.float32)
     return alignment_matrix(landmarks, template)
 
 
@@ -172,12 +172,12 @@ def recognition_crop(image: Image, landmarks: Floats, method: str = "similarity"
     return warp(image, alignment_matrix(landmarks, TEMPLATE, method), (FACE_SIZE, FACE_SIZE))
 
 
-def attribute_crop(image: Image, landmarks: Floats, size: int = FACE_SIZE) -> Image:
+def attribute_crop(image: Image, landmarks: Floats, size: int = FACE_SIZE, room: int = 0) -> Image:
     """112x112x3 crop aligned for the attributes: eyes 44 px apart, at about a third of the height.
 
-    Another `size` shows the same part of the face, larger or smaller.
+    Another `size` shows the same part of the face, larger or smaller; `room` (px of 112) shows more around it.
     """
-    return warp(image, attribute_matrix(landmarks, size), (size, size))
+    return warp(image, attribute_matrix(landmarks, size, room), (size, size))
 
 
 def heatmaps_to_points(heatmaps: Floats, stride: int = 4) -> tuple[Floats, Floats]:

@@ -12,10 +12,21 @@ from safetensors.torch import load_file, save_file
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from engines.networks import AttributesNet
+from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS
 from tests.face_sets import face, ffhq_label
 from trainers.evaluation import evaluate_recipe
-from trainers.ffhq import FfhqConfig, load_state, make_network
+from trainers.faces import FaceFinder
+from trainers.ffhq import (
+    FfhqConfig,
+    FfhqSamples,
+    cropped,
+    load_state,
+    make_network,
+    mtfl_faces,
+    parts,
+    thumbnails,
+)
 from trainers.ffhq_layout import ffhq_part, open_ffhq
 from trainers.recipes import train_recipe
 
@@ -104,6 +115,25 @@ def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
     assert 3 == len(figures) and all("machine-made" in name for name in figures)
 
 
+def test_a_wide_crop_has_the_daemon_s_in_its_middle_and_begins_with_what_it_showed(tmp_path):
+    with open_ffhq(ffhq_tree(tmp_path)) as data:
+        image = data.images.image(data.faces("train")[0].image)
+    finder = FaceFinder()
+    near, wide, half = (cropped(image, finder, size, room) for size, room in ((112, 0), (176, 32), (88, 32)))
+    assert near == pytest.approx(wide[32:-32, 32:-32], abs=1)
+    assert 6 > np.abs(cv2.resize(wide, (88, 88), interpolation=cv2.INTER_AREA).astype(int) - half).mean()
+
+    shipped = load_checkpoint(WEIGHTS / "attributes")[0].eval()
+    network = make_network(FfhqConfig(crop="wide", input_size=176, age_bins=101)).eval()
+    pixels = torch.zeros(1, 3, 176, 176)
+    pixels[:, :, 32:-32, 32:-32] = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        found, known = network(pixels), shipped(pixels[:, :, 32:-32, 32:-32])
+
+    assert float(known[0]) == pytest.approx(float(found[0]), abs=6)  # the border is another one
+    assert int(known[2].argmax()) == int(found[2].argmax())
+
+
 def test_the_ffhq_network_may_be_a_torchvision_backbone_from_a_state_dict(tmp_path):
     from torchvision.models import mobilenet_v3_small
 
@@ -128,3 +158,23 @@ def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_p
         load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "code.pt")
     with pytest.raises(UsageError, match="backbone=NAME"):
         make_network(FfhqConfig(start="imagenet"))
+
+
+def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets):
+    config = FfhqConfig(data=str(sets), crop="wide", input_size=88)
+    faces, others = thumbnails(config, "train"), mtfl_faces(config)
+    samples = FfhqSamples(faces, others)
+    samples.length = len(samples)
+
+    images, age, female, emotion = map(np.stack, zip(*(samples[i] for i in range(len(samples))), strict=True))
+
+    assert 2 * len(faces) == len(samples) and (88, 88, 3) == images.shape[1:]
+    assert sorted(faces.age) == sorted(age[0::2]) and {-1.0} == set(age[1::2])
+    assert (emotion[1::2] == -1).all() and set(female[1::2]) <= {0.0, 1.0}
+    given = [torch.from_numpy(each) for each in (age, female, emotion)]
+    outputs = (torch.full_like(given[0], 30.0), torch.zeros_like(given[0]), torch.zeros(len(age), 8))
+    years, gender, divergence = parts(outputs, *given)
+    assert float(years) == pytest.approx(np.abs(faces.age - 30).mean(), rel=1e-5)
+    assert float(gender) == pytest.approx(np.log(2)) and torch.isfinite(divergence)
+    with pytest.raises(UsageError, match="crop=attribute or crop=wide"):
+        mtfl_faces(FfhqConfig(data=str(sets), crop="thumbnail"))

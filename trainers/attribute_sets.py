@@ -1,6 +1,6 @@
 """The sets that teach age, gender and emotion: read, aligned by our own landmarks, each with what it is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -148,15 +148,17 @@ def utkface(config: AttributeData, part: str, finder: FaceFinder, run: str = "")
     return LabelledFaces(crops, age, female, np.full((len(rows), len(EMOTIONS)), UNKNOWN, np.float32), names)
 
 
-def mtfl(config: AttributeData) -> LabelledFaces:
-    """MTFL's training part: gender alone, by people's labels and landmarks, as faces look outdoors."""
+def mtfl(config: AttributeData, cut: Callable[[Image, Floats], Image] | None = None) -> LabelledFaces:
+    """MTFL's training part: gender alone, by people's labels and landmarks, as faces look outdoors.
+
+    `cut` makes a crop of a picture and its landmarks (5, 2); None: the stored crop.
+    """
+    cut = cut or attribute_stored_crop
     with ImageZip(config.data, "mtfl") as data:
         rows = [row for row in data.rows() if row["split"] == "train" and row["gender"] in ("1", "2")]
         rows = evenly(rows, config.limit)
         images = (replicate_black_border(data.image(row["file"])) for row in rows)
-        crops = [
-            attribute_stored_crop(image, row_points(row)) for image, row in zip(images, rows, strict=True)
-        ]
+        crops = [cut(image, row_points(row)) for image, row in zip(images, rows, strict=True)]
     if not rows:
         raise MienError(f"{data.path}: no training row with gender 1 (male) or 2 (female)")
     female = np.array([row["gender"] == "2" for row in rows], np.float32)

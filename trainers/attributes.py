@@ -21,6 +21,7 @@ from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
 from trainers.zips import SEED
 
+PLACE = 16  # px of the crop from one weight of the trunk's last pool to the next
 SETS = ("utkface", "ferplus", "mtfl", "emotion_masked", "expw", "ffhq")
 # How often a set is drawn for every face of UTKFace, and what its labels count.
 SHARE_AND_WEIGHT = {
@@ -178,8 +179,11 @@ class AttributesRecipe(Recipe):
         return loss, years
 
 
-def start_from(network: AttributesNet, checkpoint: str) -> None:
-    """Copy an embedder's trunk, or of another attributes network what fits; a larger input's pool is enlarged."""
+def start_from(network: AttributesNet, checkpoint: str, room: int = 0) -> None:
+    """Copy an embedder's trunk, or of another attributes network what fits.
+
+    The last pool of an input with `room` px around the start's begins blind to them; a larger input's is enlarged.
+    """
     other, _ = load_checkpoint(Path(checkpoint))
     if not isinstance(other, FaceResNet | AttributesNet):
         raise UsageError(
@@ -190,6 +194,7 @@ def start_from(network: AttributesNet, checkpoint: str) -> None:
         if name not in own:
             continue
         if value.ndim == 4 and own[name].shape[:2] == value.shape[:2] and own[name].shape != value.shape:
+            value = F.pad(value, (room // PLACE,) * 4)
             area = value.shape[-1] ** 2 / own[name].shape[-1] ** 2
             value = F.interpolate(value, own[name].shape[-2:], mode="bilinear", align_corners=False) * area
         if own[name].shape == value.shape:

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from engines.checkpoint import save_checkpoint
 from engines.errors import MienError, UsageError
-from engines.geometry import Floats, Image, attribute_crop
+from engines.geometry import Floats, Image, attribute_crop, warp
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
 from trainers import plots
-from trainers.attribute_sets import STORED, LabelledFaces
+from trainers.attribute_sets import STORED, LabelledFaces, mtfl
 from trainers.attributes import start_from
 from trainers.faces import FaceFinder, box_from_interocular
 from trainers.ffhq_layout import open_ffhq
@@ -37,7 +37,8 @@ from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.transforms import jitter_matrix, photometric
 from trainers.zips import SEED
 
-CROPS = ("attribute", "thumbnail")
+CROPS = ("attribute", "wide", "thumbnail")
+WIDE_ROOM = 32  # px of 112: what a wide crop shows around the daemon's, hair and neck
 METADATA_FILE, HISTORY_FILE, BEST_FILE = "metadata.json", "history.json", "best_model.safetensors"
 OUTPUTS = ("age_years", "female", "emotion")
 
@@ -50,12 +51,15 @@ class FfhqConfig:
         WEIGHTS / "attributes"
     )  # a checkpoint folder, a .pt state dict, imagenet; none: from scratch
     backbone: str = ""  # a torchvision classifier such as resnet18; none: our own trunk
-    crop: str = "attribute"  # the daemon's crop, or the whole thumbnail
+    crop: str = "attribute"  # the daemon's crop; wide, with hair and neck around it; or the whole thumbnail
     input_size: int = 224
     age_bins: int = 0
     age_weight: float = 1.0
     gender_weight: float = 10.0
     emotion_weight: float = 5.0
+    mtfl: bool = (
+        False  # as many of MTFL's faces (mtfl.zip beside) each epoch, for their gender, told by people
+    )
     picture_every: int = 5  # epochs
     limit: int = 0  # images used of each part; 0 is all
     fit: FitOptions = field(
@@ -71,44 +75,67 @@ def thumbnails(config: FfhqConfig, part: str) -> LabelledFaces:
         raise UsageError(f"crop={config.crop}: is none of {', '.join(CROPS)}")
     with open_ffhq(config.data) as data:
         rows = data.faces(part)[: config.limit or None]
-        finder = FaceFinder() if config.crop == "attribute" else None
-        crops = np.stack([cropped(data.images.image(row.image), finder, config.input_size) for row in rows])
+        finder = None if config.crop == "thumbnail" else FaceFinder()
+        images = (data.images.image(row.image) for row in rows)
+        crops = np.stack([cropped(image, finder, config.input_size, room_of(config)) for image in images])
     age = np.array([row.age for row in rows], np.float32)
     female = np.array([row.female for row in rows], np.float32)
     emotion = np.stack([row.emotion for row in rows])
     return LabelledFaces(crops, age, female, emotion, tuple(row.image for row in rows))
 
 
-def cropped(image: Image, finder: FaceFinder | None, size: int) -> Image:
-    """The attribute crop by our own landmarks, or the whole picture, at size x size."""
+def cropped(image: Image, finder: FaceFinder | None, size: int, room: int = 0) -> Image:
+    """The attribute crop by our own landmarks and `room` around it, or the whole picture, at size x size."""
     if finder is None:
         import cv2
 
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     guess = box_from_interocular(image.shape[0], STORED["ffhq"][0] * image.shape[0] / 256, STORED["ffhq"][1])
     points, _ = finder.refine([image], guess[None])
-    return attribute_crop(image, points[0], size)
+    return attribute_crop(image, points[0], size, room)
+
+
+def mtfl_faces(config: FfhqConfig) -> LabelledFaces:
+    """MTFL's faces, cropped as FFHQ's are, with their gender alone."""
+    if config.crop == "thumbnail":
+        raise UsageError("mtfl=true: its faces are no thumbnails; set crop=attribute or crop=wide")
+    return mtfl(
+        config, lambda image, points: attribute_crop(image, points, config.input_size, room_of(config))
+    )
+
+
+def room_of(config: FfhqConfig) -> int:
+    return WIDE_ROOM if config.crop == "wide" else 0
 
 
 class FfhqSamples(RandomSamples):
-    """Every face once an epoch, in an order of its own: image (S, S, 3), age, female, emotion (8,)."""
+    """Every face once an epoch, in an order of its own: image (S, S, 3), age, female, emotion (8,).
 
-    def __init__(self, faces: LabelledFaces) -> None:
-        super().__init__(len(faces))
-        self.faces = faces
+    With `others` every second one is one of theirs, drawn at random.
+    """
+
+    def __init__(self, faces: LabelledFaces, others: LabelledFaces | None = None) -> None:
+        super().__init__(len(faces) * (1 if others is None else 2))
+        self.faces, self.others = faces, others
 
     def __getitem__(self, index: int) -> tuple:
-        epoch, place = divmod(self.first + index, len(self.faces))
+        at = self.first + index
+        rng = np.random.default_rng((SEED, 1, at))
+        if self.others is not None:
+            at, odd = divmod(at, 2)
+            if odd:
+                return self.face(self.others, int(rng.integers(len(self.others))), rng)
+        epoch, place = divmod(at, len(self.faces))
         order = np.random.default_rng((SEED, epoch)).permutation(len(self.faces))
-        return self.face(int(order[place]), np.random.default_rng((SEED, 1, self.first + index)))
+        return self.face(self.faces, int(order[place]), rng)
 
-    def face(self, i: int, rng: np.random.Generator) -> tuple[Image, np.float32, np.float32, Floats]:
-        from engines.geometry import warp
-
-        size = self.faces.crops.shape[1]
-        crop = warp(self.faces.crops[i], jitter_matrix(rng, size, 8, 0.06, 0.02), (size, size))
+    def face(
+        self, faces: LabelledFaces, i: int, rng: np.random.Generator
+    ) -> tuple[Image, np.float32, np.float32, Floats]:
+        size = faces.crops.shape[1]
+        crop = warp(faces.crops[i], jitter_matrix(rng, size, 8, 0.06, 0.02), (size, size))
         crop = photometric(rng, crop[:, ::-1].copy() if rng.random() < 0.5 else crop, 0.6)
-        return crop, self.faces.age[i], self.faces.female[i], self.faces.emotion[i]
+        return crop, faces.age[i], faces.female[i], faces.emotion[i]
 
 
 class FfhqRecipe(Recipe):
@@ -173,11 +200,12 @@ def tensors(crops: np.ndarray, size: int = 64) -> list[Tensor]:
 
 
 def parts(outputs: tuple, age: Tensor, female: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean age error in years, gender cross-entropy, divergence from the emotion distribution."""
+    """Mean age error in years, gender cross-entropy, divergence from the emotion distribution; of what is known."""
     years, gender_logit, emotion_logits = outputs
-    divergence = F.kl_div(emotion_logits.log_softmax(1), emotion, reduction="batchmean")
+    known = age >= 0
+    divergence = F.kl_div(emotion_logits[known].log_softmax(1), emotion[known], reduction="batchmean")
     return (
-        (years - age).abs().mean(),
+        (years - age)[known].abs().mean(),
         F.binary_cross_entropy_with_logits(gender_logit, female),
         divergence,
     )
@@ -230,7 +258,7 @@ def make_network(config: FfhqConfig) -> AttributesNet:
     elif config.start.endswith((".pt", ".pth", ".safetensors")):
         load_state(network, Path(config.start))
     elif config.start and not config.backbone:
-        start_from(network, config.start)
+        start_from(network, config.start, room_of(config))
     return network
 
 
@@ -268,12 +296,13 @@ def train(config: FfhqConfig) -> nn.Module:
         raise UsageError(
             f"fit.batch_size={config.fit.batch_size}: there are only {len(faces)} faces to train on"
         )
+    samples = FfhqSamples(faces, mtfl_faces(config) if config.mtfl else None)
     if not config.fit.steps_per_epoch:
-        steps = len(faces) // config.fit.batch_size
+        steps = len(samples) // config.fit.batch_size
         config = dataclasses.replace(config, fit=dataclasses.replace(config.fit, steps_per_epoch=steps))
     Path(config.run).mkdir(parents=True, exist_ok=True)
     network = make_network(config)
-    fit(FfhqRecipe(network, config, held), FfhqSamples(faces), Path(config.run))
+    fit(FfhqRecipe(network, config, held), samples, Path(config.run))
     best = AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=config.backbone)
     best.load_state_dict(load_file(Path(config.run) / BEST_FILE))
     return best.eval()
