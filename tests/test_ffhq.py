@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from trainers.ffhq import (
     thumbnails,
 )
 from trainers.ffhq_layout import ffhq_part, open_ffhq
+from trainers.provenance import provenance
 from trainers.recipes import train_recipe
 
 
@@ -176,5 +178,7 @@ def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets):
     years, gender, divergence = parts(outputs, *given)
     assert float(years) == pytest.approx(np.abs(faces.age - 30).mean(), rel=1e-5)
     assert float(gender) == pytest.approx(np.log(2)) and torch.isfinite(divergence)
+    assert "ffhq.zip" in provenance("ffhq", config) and "mtfl.zip" not in provenance("ffhq", config)
+    assert "mtfl.zip" in provenance("ffhq", replace(config, mtfl=True))
     with pytest.raises(UsageError, match="crop=attribute or crop=wide"):
         mtfl_faces(FfhqConfig(data=str(sets), crop="thumbnail"))

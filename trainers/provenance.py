@@ -79,7 +79,8 @@ def machine() -> str:
 
 def _sets(recipe: str, config: Any) -> list[str]:
     labelled = getattr(config, "labelled", True)
-    return [name for name in READ.get(recipe, ()) if labelled or name != "celeba_faces"]
+    beside = ["mtfl"] if getattr(config, "mtfl", False) else []
+    return [name for name in READ.get(recipe, ()) if labelled or name != "celeba_faces"] + beside
 
 
 def _changed(config: Any, default: Any) -> list[str]:
