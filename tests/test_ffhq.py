@@ -178,6 +178,8 @@ def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets):
     years, gender, divergence = parts(outputs, *given)
     assert float(years) == pytest.approx(np.abs(faces.age - 30).mean(), rel=1e-5)
     assert float(gender) == pytest.approx(np.log(2)) and torch.isfinite(divergence)
+    none = parts(tuple(each[1::2] for each in outputs), *(each[1::2] for each in given))
+    assert (0, 0) == (float(none[0]), float(none[2]))
     assert "ffhq.zip" in provenance("ffhq", config) and "mtfl.zip" not in provenance("ffhq", config)
     assert "mtfl.zip" in provenance("ffhq", replace(config, mtfl=True))
     with pytest.raises(UsageError, match="crop=attribute or crop=wide"):

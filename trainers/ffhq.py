@@ -57,9 +57,7 @@ class FfhqConfig:
     age_weight: float = 1.0
     gender_weight: float = 10.0
     emotion_weight: float = 5.0
-    mtfl: bool = (
-        False  # as many of MTFL's faces (mtfl.zip beside) each epoch, for their gender, told by people
-    )
+    mtfl: bool = False  # as many of MTFL's faces (mtfl.zip) beside, for their gender, which people told
     picture_every: int = 5  # epochs
     limit: int = 0  # images used of each part; 0 is all
     fit: FitOptions = field(
@@ -203,11 +201,12 @@ def parts(outputs: tuple, age: Tensor, female: Tensor, emotion: Tensor) -> tuple
     """Mean age error in years, gender cross-entropy, divergence from the emotion distribution; of what is known."""
     years, gender_logit, emotion_logits = outputs
     known = age >= 0
-    divergence = F.kl_div(emotion_logits[known].log_softmax(1), emotion[known], reduction="batchmean")
+    count = known.sum().clamp(min=1)
+    divergence = F.kl_div(emotion_logits[known].log_softmax(1), emotion[known], reduction="sum")
     return (
-        (years - age)[known].abs().mean(),
+        (years - age)[known].abs().sum() / count,
         F.binary_cross_entropy_with_logits(gender_logit, female),
-        divergence,
+        divergence / count,
     )
 
 
