@@ -70,9 +70,9 @@ def test_frozen_layers_stay_as_they_are_and_the_others_learn(sets, tmp_path):
         (["frozen=13", f"start={WEIGHTS / 'embedder'}"], "13 layers"),
     ],
 )
-def test_layers_that_cannot_be_frozen_are_said(sets, tmp_path, extra, words):
+def test_layers_that_cannot_be_frozen_are_said_before_any_data_is_read(tmp_path, extra, words):
     with pytest.raises(UsageError, match=words):
-        train_recipe("recognition", [f"data={sets}", f"run={tmp_path}", *SHORT, *extra])
+        train_recipe("recognition", [f"data={tmp_path}", f"run={tmp_path}", *SHORT, *extra])
 
 
 @pytest.mark.skipif(not TEACHER.is_file(), reason="needs the teacher's ONNX file in ../shared/teachers")

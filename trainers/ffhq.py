@@ -95,8 +95,6 @@ def cropped(image: Image, finder: FaceFinder | None, size: int, room: int = 0) -
 
 def mtfl_faces(config: FfhqConfig) -> LabelledFaces:
     """MTFL's faces, cropped as FFHQ's are, with their gender alone."""
-    if config.crop == "thumbnail":
-        raise UsageError("mtfl=true: its faces are no thumbnails; set crop=attribute or crop=wide")
     return mtfl(
         config, lambda image, points: attribute_crop(image, points, config.input_size, room_of(config))
     )
@@ -290,6 +288,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def train(config: FfhqConfig) -> nn.Module:
     torch.manual_seed(0)
+    if config.mtfl and config.crop == "thumbnail":
+        raise UsageError("mtfl=true: its faces are no thumbnails; set crop=attribute or crop=wide")
     faces, held = thumbnails(config, "train"), thumbnails(config, "val")
     if len(faces) < config.fit.batch_size:
         raise UsageError(

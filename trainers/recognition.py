@@ -318,8 +318,20 @@ def keep_as_is(network: FaceResNet, layers: int) -> None:
         layer.requires_grad_(False).eval()
 
 
+def first_network(config: RecognitionConfig) -> FaceResNet:
+    """What training begins with. Raises UsageError where layers are to be frozen that are not there or know nothing."""
+    if not config.start and config.frozen:
+        raise UsageError(f"frozen={config.frozen}: layers that have learnt nothing; name weights with start=")
+    network = FaceResNet(config.embedding_size)
+    if config.start:
+        network = load_checkpoint(Path(config.start))[0].train()
+    keep_as_is(network, config.frozen)
+    return network
+
+
 def train(config: RecognitionConfig) -> nn.Module:
     torch.manual_seed(0)
+    network = first_network(config)  # before the teacher takes its minutes
     faces = load_faces(config)
     if faces.teacher is not None and faces.teacher.shape[2] != config.embedding_size:
         length = faces.teacher.shape[2]
@@ -327,12 +339,6 @@ def train(config: RecognitionConfig) -> nn.Module:
             f"embedding_size={config.embedding_size}: the teacher gives {length} numbers; set embedding_size={length}"
         )
     samples = FaceSamples(faces, config.embedding_size)
-    network = FaceResNet(config.embedding_size)
-    if config.start:
-        network = load_checkpoint(Path(config.start))[0].train()
-    elif config.frozen:
-        raise UsageError(f"frozen={config.frozen}: layers that have learnt nothing; name weights with start=")
-    keep_as_is(network, config.frozen)
     recipe = RecognitionRecipe(network, config, samples.classes)
     if (prototypes := samples.prototypes()) is not None:
         recipe.head.weight.data.copy_(prototypes)
