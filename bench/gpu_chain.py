@@ -63,9 +63,9 @@ def chain(engines: FaceEngines, images: Sequence[Image], ops: ImageOps, lap: Lap
     assert engines.embedder is not None and engines.attributes is not None
     embed(engines.embedder, crops, ops=ops)
     lap("embed")
-    classify(
-        engines.attributes, ops.warp(of_face, [attribute_matrix(five) for five in points], CROP), ops=ops
-    )
+    size = engines.attributes.input_size
+    close = ops.warp(of_face, [attribute_matrix(five, size[0]) for five in points], size)
+    classify(engines.attributes, close, ops=ops)
     lap("attributes")
     return len(points)
 

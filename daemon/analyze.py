@@ -36,6 +36,7 @@ from daemon.records import (
 from daemon.stills import StillFace, find_faces
 from daemon.whole_file import whole_file
 from engines.errors import MienError
+from engines.geometry import Image, attribute_crop
 from engines.runtime import FaceEngines
 from engines.stages import classify, embed
 
@@ -94,14 +95,14 @@ class Analyst:
             return AnalyzedImage(path=str(path), error=str(error).removeprefix(f"{path}: "))
         faces = find_faces(self.engines, image, self.quality, min_score=self.min_score)
         height, width = image.shape[:2]
-        return AnalyzedImage(path=str(path), width=width, height=height, faces=self._described(faces))
+        return AnalyzedImage(path=str(path), width=width, height=height, faces=self._described(image, faces))
 
-    def _described(self, faces: Sequence[StillFace]) -> tuple[AnalyzedFace, ...]:
+    def _described(self, image: Image, faces: Sequence[StillFace]) -> tuple[AnalyzedFace, ...]:
         if not faces:
             return ()
         embeddings = self._embeddings(faces)
         identities = self._identities(faces, embeddings)
-        attributes = self._attributes(faces)
+        attributes = self._attributes(image, faces)
         return tuple(
             AnalyzedFace(
                 box_xyxy=box_record(face.box_xyxy),
@@ -140,10 +141,12 @@ class Analyst:
                 voted.append(judged(match(self.people, embedding), threshold, self.identity.min_margin))
         return without_doubles(voted)
 
-    def _attributes(self, faces: Sequence[StillFace]) -> list[AttributeFields]:
-        if self.engines.attributes is None:
+    def _attributes(self, image: Image, faces: Sequence[StillFace]) -> list[AttributeFields]:
+        engine = self.engines.attributes
+        if engine is None:
             return [AttributeFields()] * len(faces)
-        scores = classify(self.engines.attributes, np.stack([face.attribute_crop for face in faces]))
+        crops = [attribute_crop(image, face.landmarks, engine.input_size[0]) for face in faces]
+        scores = classify(engine, np.stack(crops))
         return [
             attribute_fields(self.switches, float(age), float(female), emotion)
             for age, female, emotion in zip(scores.age_years, scores.female, scores.emotion, strict=True)

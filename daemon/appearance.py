@@ -5,6 +5,8 @@ It tells two people apart while they cross, when their boxes do not. It names no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -21,33 +23,36 @@ def appearances(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> ND
 
     The product of two rows is the mean Bhattacharyya coefficient of head and clothing: 1 for equal colours.
     """
-    if not len(boxes_xyxy):
-        return np.zeros((0, LENGTH), np.float32)
-    return np.stack([_appearance(image, box) for box in boxes_xyxy])
-
-
-def _appearance(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    head, clothing = _colours(image, box_xyxy), _colours(image, _below(box_xyxy))
+    head, clothing = _colours(image, boxes_xyxy), _colours(image, _below(boxes_xyxy))
     # Below the frame's edge there is no clothing to be seen: the head has to stand for both.
-    parts = np.concatenate((head, clothing if clothing.any() else head))
-    return np.asarray(parts / np.sqrt(2), np.float32)
+    unseen = ~clothing.any(1)
+    clothing[unseen] = head[unseen]
+    return np.asarray(np.concatenate((head, clothing), 1) / np.sqrt(2), np.float32)
 
 
-def _below(box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+def _below(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
     """Where the clothing is: as large as the face, half a face lower than its chin, and a little wider."""
-    x1, y1, x2, y2 = box_xyxy
+    x1, y1, x2, y2 = boxes_xyxy.T
     height, extra = y2 - y1, (x2 - x1) * 0.25
-    return np.array([x1 - extra, y2 + 0.2 * height, x2 + extra, y2 + 1.2 * height], np.float32)
+    return np.stack((x1 - extra, y2 + 0.2 * height, x2 + extra, y2 + 1.2 * height), 1)
 
 
-def _colours(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(BINS**3,) unit vector: the root of the colour histogram; zero where the box lies outside the image."""
+def _colours(image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, BINS**3) unit rows: the roots of the colour histograms; zero where a box lies outside the image."""
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = np.clip(np.rint(box_xyxy).astype(int), 0, (width, height, width, height))
+    corners = np.clip(np.rint(boxes_xyxy).astype(int), 0, (width, height, width, height))
+    counts = np.zeros((len(corners), BINS**3), np.float32)
+    for row, corner in zip(counts, corners.tolist(), strict=True):
+        _count(image, corner, row)
+    return np.asarray(np.sqrt(counts / counts.sum(1, keepdims=True).clip(1)), np.float32)
+
+
+def _count(image: NDArray[np.uint8], corner: Sequence[int], counts: NDArray[np.float32]) -> None:
+    """Fills in how many of a region's PATCH x PATCH px have each colour; none where there is no region."""
+    x1, y1, x2, y2 = corner
     if x2 - x1 < 2 or y2 - y1 < 2:
-        return np.zeros(BINS**3, np.float32)
+        return
     rows, columns = max(1, (y2 - y1) // (2 * PATCH)), max(1, (x2 - x1) // (2 * PATCH))
     sparse = image[y1:y2:rows, x1:x2:columns]  # averaging every pixel of a large face takes ten times as long
     patch = cv2.resize(sparse, (PATCH, PATCH), interpolation=cv2.INTER_AREA)
-    counts = cv2.calcHist([patch], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3).reshape(-1)
-    return np.asarray(np.sqrt(counts / counts.sum()), np.float32)
+    counts[:] = cv2.calcHist([patch], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3).reshape(-1)

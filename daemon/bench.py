@@ -153,14 +153,15 @@ class Bench:
 
     def _face_stages(self, faces: Faces, ops: ImageOps) -> Iterator[Timing]:
         engines = self.engines
+        close_size = engines.attributes.input_size if engines.attributes else CROP
         for num in (1, self.batch):
             some = faces.first(num)
             find = partial(find_landmarks, engines.landmarks, some.images, some.boxes_xyxy, ops=ops)
             yield self._timed("landmarks", num, find)
         for num in (1, self.batch):
-            yield self._timed("align (two crops)", num, partial(crops_of, faces.first(num), ops))
+            yield self._timed("align (two crops)", num, partial(crops_of, faces.first(num), ops, close_size))
         for num in (1, self.batch):
-            aligned, close = crops_of(faces.first(num), ops)
+            aligned, close = crops_of(faces.first(num), ops, close_size)
             if engines.embedder is not None:
                 yield self._timed("embed", num, partial(embed, engines.embedder, aligned, ops=ops))
             if engines.attributes is not None:
@@ -195,10 +196,11 @@ class Bench:
             return measured_chain(name, pipeline, batches, self.seconds)
 
 
-def crops_of(faces: Faces, ops: ImageOps) -> tuple[Any, Any]:
-    """The recognition and attribute crops, each (M, 112, 112, 3)."""
+def crops_of(faces: Faces, ops: ImageOps, close_size: tuple[int, int]) -> tuple[Any, Any]:
+    """The recognition crops (M, 112, 112, 3), and the attribute crops (M, S, S, 3), of the close size."""
     aligned = ops.warp(faces.images, [alignment_matrix(five) for five in faces.landmarks], CROP)
-    return aligned, ops.warp(faces.images, [attribute_matrix(five) for five in faces.landmarks], CROP)
+    maps = [attribute_matrix(five, close_size[0]) for five in faces.landmarks]
+    return aligned, ops.warp(faces.images, maps, close_size)
 
 
 def over_and_over(frames: Sequence[Frame]) -> Iterator[Frame]:

@@ -259,7 +259,8 @@ class FacePipeline:
         if not due or self._engines.attributes is None:
             return
         images = [pictures[look.frame.camera] for look in due]
-        crops = self._ops.warp(images, [attribute_matrix(look.landmarks) for look in due], CROP)
+        size = self._engines.attributes.input_size
+        crops = self._ops.warp(images, [attribute_matrix(look.landmarks, size[0]) for look in due], size)
         scores = classify(self._engines.attributes, crops, ops=self._ops)
         for i, look in enumerate(due):
             look.person.classified.note(look)

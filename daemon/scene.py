@@ -36,6 +36,10 @@ class SceneWatch:
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    step = COARSE if min(image.shape[:2]) >= COARSE * max(GRID) else 1
-    grey = cv2.cvtColor(np.ascontiguousarray(image[::step, ::step]), cv2.COLOR_BGR2GRAY)
+    height, width = image.shape[:2]
+    if min(height, width) >= COARSE * max(GRID):
+        image = cv2.resize(
+            image, (width // COARSE, height // COARSE), interpolation=cv2.INTER_NEAREST
+        ).astype(np.uint8, copy=False)
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return cv2.resize(grey, GRID, interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from daemon.config import Config, QualityConfig
 from daemon.quality import assess
 from daemon.records import Quality
-from engines.geometry import attribute_crop, nms, recognition_crop
+from engines.geometry import nms, recognition_crop
 from engines.runtime import Engine, FaceEngines, Progress, load_face_engines
 from engines.stages import Detections, detect, find_landmarks
 
@@ -37,7 +37,7 @@ SECOND_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StillFace:
-    """One face: box_xyxy (4,) and landmarks (5, 2) in px; both crops (112, 112, 3) uint8 BGR.
+    """One face: box_xyxy (4,) and landmarks (5, 2) in px; aligned_crop (112, 112, 3) uint8 BGR.
 
     confidence: the mean height of the landmarks' peaks, about 0.9 for a plain view of a face.
     """
@@ -48,7 +48,6 @@ class StillFace:
     confidence: float
     quality: Quality
     aligned_crop: Image
-    attribute_crop: Image
 
     @property
     def side_px(self) -> float:
@@ -119,7 +118,6 @@ def _face(
         confidence=confidence,
         quality=assess(box, score, landmarks, crop, size, settings),
         aligned_crop=crop,
-        attribute_crop=attribute_crop(image, landmarks),
     )
 
 

@@ -103,7 +103,7 @@ def crop(task: str, face: FacePicture, size: tuple[int, int]) -> Image:
     elif task == "embedder":
         cut = recognition_crop(face.image, face.landmarks)
     else:
-        cut = attribute_crop(face.image, face.landmarks)
+        cut = attribute_crop(face.image, face.landmarks, size[0])
     same = cut.shape[1::-1] == tuple(size)
     return cut if same else cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
 

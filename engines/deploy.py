@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.geometry import FINE_STRIDES, GREY
+from engines.geometry import GREY
+from engines.networks import Detector
 from engines.spec import ModelSpec
 
 
@@ -47,11 +48,9 @@ class Deployed(nn.Module):
         half = F.conv2d(x, self.halve, stride=2)
         height, width = half.shape[2:]
         half = F.pad(half, (0, -width % 32, 0, -height % 32), value=(GREY - self.mean) * self.scale)
-        finest = (half.shape[2] // FINE_STRIDES[0]) * (half.shape[3] // FINE_STRIDES[0])
-        logits, sides = self.network(x.to(self.dtype))
-        more_logits, more_sides = self.network(half.to(self.dtype))
-        logits = torch.cat((logits, more_logits[:, finest:]), 1)
-        sides = torch.cat((sides, more_sides[:, finest:]), 1)
+        assert isinstance(self.network, Detector)
+        fine, coarse = self.network(x.to(self.dtype)), self.network.coarse(half.to(self.dtype))
+        logits, sides = (torch.cat(both, 1) for both in zip(fine, coarse, strict=True))
         return logits.float().sigmoid(), sides.float()
 
 

@@ -255,12 +255,10 @@ def iou_matrix(a: Floats, b: Floats) -> Floats:
 
 def nms(boxes_xyxy: Floats, scores: Floats, max_iou: float = 0.4) -> NDArray[np.int64]:
     """Greedy non-maximum suppression: indices of the boxes kept, best first."""
-    order = np.argsort(-scores, kind="stable")
-    overlaps = iou_matrix(boxes_xyxy[order], boxes_xyxy[order]) > max_iou
+    left = np.argsort(-scores, kind="stable")
     keep: list[int] = []
-    alive = np.ones(len(order), bool)
-    for i in range(len(order)):
-        if alive[i]:
-            keep.append(i)
-            alive &= ~overlaps[i]
-    return order[keep]
+    while left.size:  # a step for each box kept: there are a tenth as many as candidates
+        keep.append(int(left[0]))
+        left = left[1:]
+        left = left[iou_matrix(boxes_xyxy[keep[-1:]], boxes_xyxy[left])[0] <= max_iou]
+    return np.array(keep, np.int64)

@@ -107,7 +107,7 @@ def embed(engine: Engine, crops: Batch, *, ops: ImageOps = HOST) -> Floats:
 
 
 def classify(engine: Engine, crops: Batch, *, ops: ImageOps = HOST) -> AttributeScores:
-    """(M, 112, 112, 3) attribute crops -> age, gender and emotion."""
+    """(M, S, S, 3) attribute crops of the engine's input size -> age, gender and emotion."""
     outputs = _in_batches(engine, crops, ops)
     return AttributeScores(outputs["age_years"], outputs["female"], outputs["emotion"])
 

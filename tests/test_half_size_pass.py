@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from engines.backends.eager import EagerEngine
 from engines.checkpoint import load_checkpoint
@@ -46,6 +47,17 @@ def test_the_detector_answers_at_every_location_of_both_passes(size):
     outputs = EagerEngine(Deployed(network, spec), spec, size)(np.zeros((2, size[1], size[0], 3), np.uint8))
 
     assert (2, len(detector_locations(size)[0])) == outputs["scores"].shape
+
+
+def test_the_coarse_answers_are_those_of_all_strides_but_the_finest():
+    network, _ = load_checkpoint(WEIGHTS / "detector")
+    images = torch.rand(1, 3, 64, 96)
+
+    with torch.inference_mode():
+        whole, coarse = network(images), network.coarse(images)
+
+    for all_strides, some in zip(whole, coarse, strict=True):
+        assert torch.equal(all_strides[:, 8 * 12 :], some)
 
 
 @pytest.mark.parametrize("height", [60, 150, 320])

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import jsonschema
 import msgspec
 import numpy as np
@@ -312,6 +313,22 @@ def test_embeddings_are_told_by_option():
 
     assert len(face.embedding) == DIMENSIONS
     assert pytest.approx(sum(value**2 for value in face.embedding), abs=1e-3) == 1
+
+
+def test_attributes_are_fed_crops_of_their_own_size():
+    told = FakeAttributes.__call__
+    shapes = []
+
+    class Watched(FakeAttributes):
+        def __call__(self, batch):
+            shapes.append(batch.shape[1:])
+            return told(self, np.stack([cv2.resize(crop, (112, 112)) for crop in batch]))
+
+    engines = fake_engines(attributes=Watched(input_size=(80, 80)))
+    (face,) = faces_of(events_of(pipeline_of(engines=engines), walk(STAY, num=5)))[-1].faces
+
+    assert {(80, 80, 3)} == set(shapes)
+    assert ANN.age == face.age
 
 
 def test_a_faint_detection_says_so():

@@ -1,19 +1,24 @@
 """Every recipe trains, resumes, writes a checkpoint that loads, and is measured: on a handful of pictures."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from engines.calibration import shipped_faces
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from engines.geometry import Floats
+from engines.networks import Detector
 from engines.runtime import WEIGHTS, load_engine
+from engines.spec import ModelSpec
 from engines.stages import Detections
 from trainers.detection_metrics import Truth, judge
+from trainers.detector import DetectorConfig, DetectorRecipe
 from trainers.evaluation import evaluate_recipe
-from trainers.fit import FitOptions, warm_cosine
+from trainers.fit import FitOptions, image_batch, warm_cosine
 from trainers.landmarks import LandmarksConfig
 from trainers.options import override
 from trainers.recipes import make_config, put_into_card, train_recipe
@@ -38,12 +43,50 @@ def test_a_recipe_trains_and_its_checkpoint_runs(sets, tmp_path, recipe, extra):
     folder = train_recipe(recipe, [f"data={sets}", f"run={tmp_path}", *SHORT, *extra])
 
     network, spec = load_checkpoint(folder)
-    engine = load_engine(folder.name, backend="eager", size=(128, 128), weights=folder.parent)
-    side = 128 if recipe in ("detector", "landmarks") else 112
+    size = (128, 128) if recipe == "detector" else None
+    engine = load_engine(folder.name, backend="eager", size=size, weights=folder.parent)
+    side = {"recognition": 112, "attributes": 80}.get(recipe, 128)
     outputs = engine(np.zeros((1, side, side, 3), np.uint8))
     assert spec.outputs == tuple(outputs)
     assert all(np.isfinite(value).all() for value in outputs.values())
     assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+DEEP = ModelSpec("detector", "detector", "Detector", {"width": 8, "neck": 8}, (64, 64), ("scores", "sides"))
+
+
+def test_a_shallower_detector_takes_the_layers_it_has_from_a_deeper_one(sets, tmp_path, untrained):
+    deep = untrained(DEEP) / "detector"
+    settings = [f"data={sets}", f"run={tmp_path}", *SHORT, "crop=64", "width=8", "neck=8", f"start={deep}"]
+
+    folder = train_recipe("detector", [*settings, f"learn_from={deep}", "fit.learning_rate=0"])
+
+    before, after = (load_checkpoint(each)[0].state_dict() for each in (deep, folder))
+    assert all(torch.equal(before[name], after[name]) for name in after if name.endswith("weight"))
+    gone = {name.rpartition(".")[0] for name in set(before) - set(after)}
+    assert {"stem.2.first.0", "stage3.2.first.0", "stage4.2.first.0", "heads.0.tower.1.0"} <= gone
+    assert not [name for name in gone if name.startswith(("stage5", "heads.1", "heads.2"))]
+    assert "as_model" in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_another_network_s_answers_are_a_loss_until_they_are_one_s_own():
+    model = load_checkpoint(WEIGHTS / "detector")[0]
+    recipe = DetectorRecipe(Detector(), DetectorConfig(crop=224), model)
+    image = image_batch(torch.from_numpy(np.stack([face.image for face in shipped_faces()])))
+    logits, sides = (each.detach() for each in model(image))
+
+    same, overlap = recipe.like_model(model, image, logits, sides)
+    shifted, less = recipe.like_model(model, image, logits - 1, sides * 1.3)
+
+    assert (0.0, 1.0) == (pytest.approx(float(same), abs=1e-5), pytest.approx(float(overlap), abs=1e-5))
+    assert float(shifted) > 0.1 and float(less) < 0.9
+
+
+def test_a_deeper_detector_does_not_start_from_a_shallower_one(sets, tmp_path):
+    start = f"start={WEIGHTS / 'detector'}"
+
+    with pytest.raises(UsageError, match=r"has no weights for .*; set width, neck, blocks and towers"):
+        train_recipe("detector", [f"data={sets}", f"run={tmp_path}", *SHORT, start, "blocks=1,3,2"])
 
 
 def test_without_identities_and_without_a_teacher_there_is_nothing_to_learn_from(sets, tmp_path):
@@ -124,6 +167,8 @@ def test_options_are_set_by_key_and_keep_their_type():
     config = override(LandmarksConfig(), ["limit=5", "fit.learning_rate=1e-3", "data=/x=y"])
 
     assert (5, 1e-3, "/x=y") == (config.limit, config.fit.learning_rate, config.data)
+    for written in ("1,2,2", "[1, 2, 2]"):
+        assert (1, 2, 2) == override(DetectorConfig(), [f"blocks={written}"]).blocks
 
 
 @pytest.mark.parametrize(
@@ -140,6 +185,12 @@ def test_options_are_set_by_key_and_keep_their_type():
 def test_a_wrong_option_is_refused_with_the_nearest(setting, words):
     with pytest.raises(UsageError, match=words):
         override(LandmarksConfig(), [setting])
+
+
+@pytest.mark.parametrize("text", ["1,2", "1,2,-1", "1,2,many", "2"])
+def test_numbers_that_are_too_few_or_none_are_refused(text):
+    with pytest.raises(UsageError, match="3 whole numbers"):
+        override(DetectorConfig(), [f"blocks={text}"])
 
 
 def test_every_recipe_has_options():

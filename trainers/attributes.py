@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
 from engines.errors import UsageError
-from engines.geometry import FACE_SIZE, Floats, Image
+from engines.geometry import Floats, Image
 from engines.networks import AttributesNet, FaceResNet
 from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, fill_black, hard_labelled, mtfl, utkface
 from trainers.batched_changes import LEVELS
@@ -42,6 +42,7 @@ class AttributesConfig:
     start: str = ""  # an embedder or attributes checkpoint to start from; none: from scratch
     limit: int = 0  # images used of each set; 0 is all
     sets: str = ",".join(SETS)
+    input_size: int = 80  # px of the crop, a multiple of 16; FER+ has 48 px of its own, UTKFace 112
     age_bins: int = 101  # years of the age distribution; 0: one number, by L1
     mixup: float = 0.2  # how evenly two faces whose emotion alone is known are mixed; 0: they are not
     fit: FitOptions = field(
@@ -52,15 +53,15 @@ class AttributesConfig:
 
 
 class AttributeSamples(RandomSamples):
-    """A face of one set, drawn by the set's share: image (112, 112, 3), age, female, emotion (8,), weight.
+    """A face of one set, drawn by the set's share: image (S, S, 3), age, female, emotion (8,), weight.
 
     Half the colour pictures are turned grey and half shrunk towards the size of FER+, so that the look of
     a set does not tell which question will be asked.
     """
 
-    def __init__(self, sets: list[LabelledFaces]) -> None:
+    def __init__(self, sets: list[LabelledFaces], size: int) -> None:
         super().__init__(sum(len(s) for s in sets))
-        self.sets = sets
+        self.sets, self.size = sets, size
         self.held: list[np.ndarray] | None = None
         shares = np.array([s.share for s in sets])
         self.shares = shares / shares.sum()
@@ -70,7 +71,7 @@ class AttributeSamples(RandomSamples):
         i = int(rng.integers(len(faces)))
         crop = faces.crops[i]
         crop = like_another_set(rng, fill_black(rng, crop) if faces.masked else crop)
-        crop = jittered(rng, crop, degrees=10, scale=0.1)
+        crop = jittered(rng, crop, degrees=10, scale=0.1, size=self.size)
         return crop, faces.age[i], faces.female[i], faces.emotion[i], np.float32(faces.weight)
 
     def pictures(self) -> list[np.ndarray]:
@@ -94,8 +95,8 @@ class AttributeSamples(RandomSamples):
         targets = (age, female, emotion, np.float32([faces.weight for faces, _ in pairs]))
         return Draw(
             rows=inside + (np.cumsum(lengths) - lengths)[sets],
-            matrices=jittered_maps(rng, count, degrees=10, scale=0.1),
-            size=FACE_SIZE,
+            matrices=jittered_maps(rng, count, degrees=10, scale=0.1, size=self.size),
+            size=self.size,
             strength=0.8,
             hidden=0.1,
             targets=targets,
@@ -226,8 +227,10 @@ def weighed(faces: LabelledFaces, name: str) -> LabelledFaces:
 
 def train(config: AttributesConfig) -> nn.Module:
     torch.manual_seed(0)
-    samples = AttributeSamples(load_sets(config, FaceFinder()))
-    network = AttributesNet(age_bins=config.age_bins)
+    if config.input_size % 16 or config.input_size < 32:
+        raise UsageError(f"input_size={config.input_size}: must be a multiple of 16, from 32 on")
+    samples = AttributeSamples(load_sets(config, FaceFinder()), config.input_size)
+    network = AttributesNet(age_bins=config.age_bins, input_size=config.input_size)
     if config.start:
         start_from(network, config.start)
     return fit(AttributesRecipe(network, config.fit, config.mixup), samples, Path(config.run))

@@ -17,8 +17,7 @@ from engines.networks import AttributesNet
 from engines.spec import ModelSpec
 from engines.stages import classify
 from trainers.attribute_sets import AttributeData, ferplus, utkface
-from trainers.faces import FaceFinder
-from trainers.recognition import inner
+from trainers.faces import FaceFinder, shown
 
 CALIBRATION_FILE = "calibration.json"
 NUM_BINS = 15
@@ -80,10 +79,10 @@ def calibrate(network: AttributesNet, spec: ModelSpec, config: AttributeData) ->
     finder = FaceFinder()
     faces = ferplus(config, "val", finder, config.run)
     clear = single_highest(faces.emotion)
-    found = classify(engine, np.ascontiguousarray(inner(faces.crops[clear]))).emotion
+    found = classify(engine, shown(faces.crops[clear], spec.input_size[0])).emotion
     temperatures = {"emotion": best_temperature(found, faces.emotion[clear].argmax(1))}
     faces = utkface(config, "val", finder, config.run)
-    female = classify(engine, np.ascontiguousarray(inner(faces.crops))).female
+    female = classify(engine, shown(faces.crops, spec.input_size[0])).female
     temperatures["gender"] = best_temperature(two_classes(female), (faces.female > 0.5).astype(int))
     divide(network.emotion[-1], temperatures["emotion"])
     divide(network.gender[-1], temperatures["gender"])

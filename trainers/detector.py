@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
+from engines.errors import UsageError
 from engines.geometry import FINE_STRIDES, location_centres
 from engines.networks import Detector
 from trainers.fit import FitOptions, Recipe, fit, image_batch
@@ -15,6 +16,8 @@ from trainers.scenes import SceneSamples, load_scenes
 from trainers.teacher import TeacherDetector
 from trainers.wider import load_wider
 
+MODEL_SEES = 0.4  # score from which another network's box is one to learn
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
@@ -22,11 +25,18 @@ class DetectorConfig:
     run: str = "runs/detector"
     yunet: str = ""  # YuNet's ONNX file: it boxes portraits to paste, and judges spoilt faces; none: neither
     wider: str = ""  # WIDER FACE's folder, whose training pictures join the scenes; none: without
-    start: str = ""  # a folder of detector weights to start from; none: from scratch
+    start: str = (
+        ""  # a folder of detector weights to start from, of which a shallower network takes what it has
+    )
+    learn_from: str = (
+        ""  # a folder of detector weights whose answers are learnt beside the labels; none: labels alone
+    )
     limit: int = 0  # scenes used; 0 is all
     crop: int = 320  # training crop, px
     width: int = 24
     neck: int = 48
+    blocks: tuple[int, ...] = (0, 1, 1)  # residual blocks at strides 4, 8 and 16
+    towers: tuple[int, ...] = (1, 2, 2)  # convolutions of the heads at strides 8, 16 and 32
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
             epochs=66, steps_per_epoch=200, batch_size=16, learning_rate=1.5e-3, ema_decay=0.999
@@ -50,41 +60,80 @@ class DetectorRecipe(Recipe):
     where the plain IoU would leave it at 0.8, among the round things.
     """
 
-    def __init__(self, network: nn.Module, config: DetectorConfig) -> None:
+    def __init__(self, network: nn.Module, config: DetectorConfig, model: nn.Module | None = None) -> None:
         super().__init__(network, config.fit)
+        self.model = (
+            model,
+        )  # whose answers are learnt, too; in a tuple it is no part of what is trained and saved
         centres, strides = location_centres((config.crop, config.crop), FINE_STRIDES)
         self.register_buffer("centres", torch.from_numpy(centres), persistent=False)
         self.register_buffer("strides", torch.from_numpy(strides), persistent=False)
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, target, boxes = batch
-        logits, sides = (t.float() for t in self.network(image_batch(images)))
+        batch_of_images = image_batch(images)
+        logits, sides = (t.float() for t in self.network(batch_of_images))
         rows, places = torch.nonzero(target == 1, as_tuple=True)
-        reach = sides[rows, places] * self.strides[places, None]  # (P, 4)
-        centres = self.centres[places]
-        found = torch.cat((centres - reach[:, :2], centres + reach[:, 2:]), 1)
-        giou, iou = generalised_iou(found, boxes[rows, places])
+        giou, iou = generalised_iou(self.found(sides, rows, places), boxes[rows, places])
         wanted = torch.zeros_like(logits)
         wanted[rows, places] = iou.detach().clamp(min=0.04).sqrt()
-        entropy = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        focus = (logits.detach().sigmoid() - wanted).abs() ** 2
         count = max(1, len(rows))
-        scores = (entropy * focus)[target >= 0].sum() / count
+        scores = focal(logits, wanted)[target >= 0].sum() / count
         shape = (1 - giou).sum() / count
-        return scores + 2 * shape, {"scores": scores.detach(), "giou": 1 - shape.detach()}
+        total, figures = scores + 2 * shape, {"scores": scores.detach(), "giou": 1 - shape.detach()}
+        if self.model[0] is not None:
+            alike, figures["as_model"] = self.like_model(self.model[0], batch_of_images, logits, sides)
+            total = total + alike
+        return total, figures
+
+    def found(self, sides: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """The boxes (P, 4) xyxy of some locations."""
+        reach, centres = sides[rows, places] * self.strides[places, None], self.centres[places]
+        return torch.cat((centres - reach[:, :2], centres + reach[:, 2:]), 1)
+
+    def like_model(
+        self, model: nn.Module, images: Tensor, logits: Tensor, sides: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same two losses against another network's answers, at every location; and the GIoU with its boxes."""
+        with torch.no_grad():
+            wanted, its_sides = (t.float() for t in model(images))
+            wanted = wanted.sigmoid()
+        rows, places = torch.nonzero(wanted >= MODEL_SEES, as_tuple=True)
+        count = max(1, len(rows))
+        giou, _ = generalised_iou(self.found(sides, rows, places), self.found(its_sides, rows, places))
+        shape = (1 - giou).sum() / count
+        return focal(logits, wanted).sum() / count + 2 * shape, 1 - shape.detach()
+
+
+def focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of each location, weighted by how far off it is (Li et al. 2020, sec. 3.1)."""
+    entropy = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return entropy * (logits.detach().sigmoid() - wanted).abs() ** 2
+
+
+def take_layers(network: Detector, checkpoint: str) -> None:
+    """Copy the weights of another detector, as deep or deeper. Raises UsageError where a layer lacks its own."""
+    other = load_checkpoint(Path(checkpoint))[0].state_dict()
+    own = network.state_dict()
+    lacking = [k for k, v in own.items() if k not in other or other[k].shape != v.shape]
+    if lacking:
+        raise UsageError(
+            f"start={checkpoint}: has no weights for {lacking[0]} and {len(lacking) - 1} more; set width, neck, blocks "
+            "and towers to what it has, or less"
+        )
+    network.load_state_dict({k: other[k] for k in own})
 
 
 def train(config: DetectorConfig) -> nn.Module:
     torch.manual_seed(0)
-    network = (
-        load_checkpoint(Path(config.start))[0].train()
-        if config.start
-        else Detector(config.width, config.neck)
-    )
+    network = Detector(config.width, config.neck, config.blocks, config.towers)
+    if config.start:
+        take_layers(network, config.start)
+    model = load_checkpoint(Path(config.learn_from))[0] if config.learn_from else None
     scenes = load_scenes(config.data, config.limit)
     if config.wider:
         scenes += load_wider(config.wider, limit=config.limit)
     teacher = TeacherDetector(config.yunet) if config.yunet else None
     paster = Paster(load_portraits(config.data, teacher, config.limit)) if teacher else None
     samples = SceneSamples(scenes, config.crop, paster, teacher)
-    return fit(DetectorRecipe(network, config), samples, Path(config.run))
+    return fit(DetectorRecipe(network, config, model), samples, Path(config.run))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from engines.geometry import Floats
@@ -21,10 +20,9 @@ from trainers.calibration import (
     tempered,
     two_classes,
 )
-from trainers.faces import FaceFinder
+from trainers.faces import FaceFinder, shown
 from trainers.ffhq import FfhqConfig, thumbnails
 from trainers.measuring import EvaluationConfig, Figures, checkpoint_of, engine
-from trainers.recognition import inner
 from trainers.zips import ImageZip
 
 RACES = ("White", "Black", "Asian", "Indian", "other")
@@ -40,10 +38,7 @@ class Measured:
 
 
 def measured(classifier: Engine, faces: LabelledFaces) -> Measured:
-    crops = inner(faces.crops)
-    if crops.shape[1:3] != classifier.input_size[::-1]:
-        crops = np.stack([cv2.resize(crop, classifier.input_size) for crop in crops])
-    return Measured(faces, classify(classifier, np.ascontiguousarray(crops)))
+    return Measured(faces, classify(classifier, shown(faces.crops, classifier.input_size[0])))
 
 
 def attribute_figures(config: EvaluationConfig) -> Figures:

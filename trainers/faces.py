@@ -71,11 +71,22 @@ def stored_crop(
     return warp(image, matrix, (STORED_SIZE, STORED_SIZE))
 
 
-def jittered(rng: np.random.Generator, stored: Image, degrees: float, scale: float) -> Image:
-    """112x112x3 training crop of a stored one: turned, scaled and shifted a little, at times mirrored, degraded."""
+def jittered(
+    rng: np.random.Generator, stored: Image, degrees: float, scale: float, size: int = FACE_SIZE
+) -> Image:
+    """Training crop of a stored one, `size` px: turned, scaled and shifted a little, at times mirrored, degraded."""
     jitter = jitter_matrix(rng, STORED_SIZE, degrees=degrees, scale=scale, shift=0.02)
-    crop = warp(stored, jitter, (STORED_SIZE, STORED_SIZE))[ROOM:-ROOM, ROOM:-ROOM]
-    return disturbed(rng, crop)
+    return disturbed(rng, warp(stored, to_inner(jitter, size), (size, size)))
+
+
+def to_inner(matrices: Floats, size: int = FACE_SIZE) -> Floats:
+    """Maps (..., 2, 3) to stored crops made maps to their inner 112 px, shown at `size` px."""
+    factor = size / FACE_SIZE
+    inner = matrices.copy()
+    inner[..., 2] -= ROOM
+    inner *= factor
+    inner[..., 2] += (factor - 1) / 2  # pixel centres lie at whole coordinates
+    return inner
 
 
 def disturbed(rng: np.random.Generator, crop: Image) -> Image:
@@ -85,11 +96,20 @@ def disturbed(rng: np.random.Generator, crop: Image) -> Image:
     return occlude(rng, photometric(rng, np.ascontiguousarray(crop), 0.8), chance=0.1)
 
 
-def jittered_maps(rng: np.random.Generator, count: int, degrees: float, scale: float) -> Floats:
-    """The maps of `jittered` for a batch: (B, 2, 3), from stored crops to 112x112 ones, half of them mirrored."""
+def shown(stored: np.ndarray, size: int = FACE_SIZE) -> np.ndarray:
+    """(M, 144, 144, 3) stored crops -> what an engine is fed: their inner 112 px at `size` px, (M, S, S, 3)."""
+    if size == FACE_SIZE:
+        return np.ascontiguousarray(stored[:, ROOM:-ROOM, ROOM:-ROOM])
+    matrix = to_inner(np.eye(2, 3, dtype=np.float32), size)
+    return np.stack([warp(crop, matrix, (size, size)) for crop in stored])
+
+
+def jittered_maps(
+    rng: np.random.Generator, count: int, degrees: float, scale: float, size: int = FACE_SIZE
+) -> Floats:
+    """The maps of `jittered` for a batch: (B, 2, 3), from stored crops to `size` px ones, half of them mirrored."""
     matrices = jitter_matrices(rng, count, STORED_SIZE, degrees=degrees, scale=scale, shift=0.02)
-    matrices[:, :, 2] -= ROOM
-    return mirrored(matrices, rng.random(count) < 0.5, FACE_SIZE)
+    return mirrored(to_inner(matrices, size), rng.random(count) < 0.5, size)
 
 
 def batched(items: Iterable, size: int = 256) -> Iterator[list]:

@@ -58,6 +58,8 @@ def _set(options: Any, path: list[str], text: str, key: str) -> Any:
 def _typed(old: Any, text: str, key: str) -> Any:
     if isinstance(old, str):
         return text
+    if isinstance(old, tuple):
+        return _numbers(old, text, key)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -72,3 +74,18 @@ def _typed(old: Any, text: str, key: str) -> Any:
     if type(value) is not type(old):
         raise UsageError(f"{key}: {text!r} is not of type {type(old).__name__}")
     return value
+
+
+def _numbers(old: tuple[int, ...], text: str, key: str) -> tuple[int, ...]:
+    """As many whole numbers as there were, as 0,1,1 or [0, 1, 1]."""
+    parts = text.strip(" []").split(",")
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except ValueError:
+        numbers = ()
+    if len(numbers) != len(old) or min(numbers) < 0:
+        example = ",".join(str(each) for each in old)
+        raise UsageError(
+            f"{key}: {text!r} is not {len(old)} whole numbers from 0 on; write them as {example}"
+        )
+    return numbers

@@ -125,7 +125,7 @@ def finish(recipe: str, config: Any, network: nn.Module) -> Path:
 
 def spec_of(recipe: str, config: Any) -> ModelSpec:
     if recipe == "detector":
-        args = {"width": config.width, "neck": config.neck}
+        args = {name: getattr(config, name) for name in ("width", "neck", "blocks", "towers")}
         return ModelSpec(
             "detector", "detector", "Detector", args, (640, 384), ("scores", "sides"), threshold=0.5
         )
@@ -142,8 +142,8 @@ def spec_of(recipe: str, config: Any) -> ModelSpec:
     if recipe == "expression":
         return expression_spec(config.model.kind, config.model.dropout, config.model.enlarged)
     outputs = ("age_years", "female", "emotion")
-    args = {"age_bins": config.age_bins}
-    return ModelSpec("attributes", "attributes", "AttributesNet", args, (112, 112), outputs, labels=EMOTIONS)
+    args, size = {"age_bins": config.age_bins, "input_size": config.input_size}, (config.input_size,) * 2
+    return ModelSpec("attributes", "attributes", "AttributesNet", args, size, outputs, labels=EMOTIONS)
 
 
 def card_text(recipe: str, made: str = "") -> str:

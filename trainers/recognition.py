@@ -16,13 +16,14 @@ from engines.geometry import FACE_SIZE, Floats, Image, warp
 from engines.networks import FaceResNet
 from trainers.batched_changes import mirrored
 from trainers.faces import (
-    ROOM,
     STORED_SIZE,
     FaceFinder,
     batched,
     box_from_interocular,
     disturbed,
+    shown,
     stored_crop,
+    to_inner,
 )
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
@@ -139,11 +140,6 @@ def lfw_faces(config: RecognitionConfig, finder: FaceFinder) -> dict[str, Image]
     return crops
 
 
-def inner(crops: np.ndarray) -> np.ndarray:
-    """(M, 144, 144, 3) stored crops -> their (M, 112, 112, 3) middles."""
-    return crops[:, ROOM:-ROOM, ROOM:-ROOM]
-
-
 def meets_lfw(identity: np.ndarray, embeddings: Floats, lfw: Floats) -> set[int]:
     """Identities whose mean teacher embedding is as near to an LFW face as one person's photos are."""
     found = set()
@@ -161,9 +157,7 @@ def view_map(row: int, view: int) -> Floats:
     (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent", sec. 3.1).
     """
     rng = np.random.default_rng((SEED, row, view))
-    matrix = jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02)
-    matrix[:, 2] -= ROOM
-    return matrix
+    return to_inner(jitter_matrix(rng, STORED_SIZE, degrees=6, scale=0.06, shift=0.02))
 
 
 def view_of(crop: Image, row: int, view: int) -> Image:
@@ -185,8 +179,8 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
     if crops:
         teacher = TeacherEmbedder(config.teacher)  # exact: who is left out must not hang on the machine
         people = np.array(identity)
-        lfw = teacher(inner(np.stack(list(lfw_faces(config, finder).values()))))
-        met = meets_lfw(people, teacher(inner(np.stack(crops))), lfw)
+        lfw = teacher(shown(np.stack(list(lfw_faces(config, finder).values()))))
+        met = meets_lfw(people, teacher(shown(np.stack(crops))), lfw)
         kept = np.flatnonzero(~np.isin(people, list(met)))
         crops, identity = [crops[i] for i in kept], [identity[i] for i in kept]
     crops += unlabelled_faces(config, finder)
