@@ -90,6 +90,8 @@ def save(source: "Source", folder: Path) -> None:
         model.reshape([1, height, width, 3])
     if source.request.precision == "int8":
         model = _quantised(model, source)
+    if source.request.precision == "bf16":
+        _keep_last_convolutions_exact(model)
     _write(model, source.request.precision, folder)
 
 
@@ -156,26 +158,46 @@ def _quantised(model: "Model", source: "Source") -> "Model":
 
 
 def _left_in_float(model: "Model") -> list[str]:
-    """What comes after the convolutions, and padding: OpenVINO 2026.4 cannot pad quantised numbers with a negative."""
-    pads = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == "Pad"]
-    return _after_convolutions(model) + pads
+    """The end of the network, and padding: OpenVINO 2026.4 cannot pad quantised numbers with a negative."""
+    pads = [node for node in model.get_ordered_ops() if node.get_type_name() == "Pad"]
+    return [node.get_friendly_name() for node in _end_of_network(model) + pads]
 
 
-def _after_convolutions(model: "Model") -> list[str]:
-    """The operators that no convolution follows. They stay in float: an age of 82 is not cut to the oldest
-    face of the calibration."""
+def _end_of_network(model: "Model") -> list[Any]:
+    """The operators that no convolution follows, among them the last convolutions.
+
+    They stay in float: an age of 82 is not cut to the oldest face of the calibration, and two scores or two heights of
+    a heatmap that are nearly the same do not become one, of which then another box or point wins.
+    """
     before: set[str] = set()
+    end = []
     for node in reversed(model.get_ordered_ops()):
-        feeds = {
-            target.get_node().get_friendly_name()
-            for out in node.outputs()
-            for target in out.get_target_inputs()
-        }
-        if "Convolution" in node.get_type_name() or feeds & before:
+        feeds = {target.get_node() for out in node.outputs() for target in out.get_target_inputs()}
+        if any(each.get_friendly_name() in before or "Convolution" in each.get_type_name() for each in feeds):
             before.add(node.get_friendly_name())
-    kinds = ("Constant", "Parameter", "Result")
-    rest = [node for node in model.get_ordered_ops() if node.get_type_name() not in kinds]
-    return [node.get_friendly_name() for node in rest if node.get_friendly_name() not in before]
+        elif node.get_type_name() not in ("Constant", "Parameter", "Result"):
+            end.append(node)
+    return end
+
+
+def _keep_last_convolutions_exact(model: "Model") -> None:
+    """Write the last 1x1 convolutions as transposed ones, which OpenVINO 2026.4 leaves in float32.
+
+    It computes every convolution in bf16, its weights rounded, where bf16 is asked for; but what follows the last
+    operator of a kind that gains much, among which transposed convolutions are not, as it was.
+    """
+    from openvino import opset13 as ops
+
+    for node in _end_of_network(model):
+        weights = node.input_value(1) if node.get_type_name() == "Convolution" else None
+        if weights is None or list(weights.get_shape()[2:]) != [1, 1]:
+            continue
+        turned = ops.transpose(weights, np.array([1, 0, 2, 3]))
+        exact = ops.convolution_backprop_data(
+            node.input_value(0), turned, [1, 1], pads_begin=[0, 0], pads_end=[0, 0], dilations=[1, 1]
+        )
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(exact.output(0))
 
 
 def _write(model: "Model", precision: str, folder: Path) -> None:
