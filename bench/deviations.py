@@ -59,7 +59,7 @@ ALIKE = {
     "gender_differ_clear": 0.005,
     "emotion_differ_clear": 0.005,
 }
-TOLERANCES = {"f32": EXACT, "auto": ALIKE, "bf16": ALIKE, "int8": ALIKE}
+TOLERANCES = {"f32": EXACT, "auto": ALIKE, "mixed": ALIKE, "bf16": ALIKE, "int8": ALIKE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ ENGINES = {
     "openvino f32": ("openvino", "f32"),
     "aot_inductor f32": ("aot_inductor", "f32"),
     "openvino auto": ("openvino", "auto"),
+    "openvino mixed": ("openvino", "mixed"),
     "openvino bf16": ("openvino", "bf16"),
     "openvino int8": ("openvino", "int8"),
 }

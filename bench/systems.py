@@ -14,6 +14,7 @@ from engines.runtime import load_face_engines
 Run = Callable[[Frame], int]
 OURS = {
     "ours, openvino auto": ("openvino", "auto"),
+    "ours, openvino mixed": ("openvino", "mixed"),
     "ours, openvino f32": ("openvino", "f32"),
     "ours, openvino bf16": ("openvino", "bf16"),
     "ours, openvino int8": ("openvino", "int8"),

@@ -92,7 +92,7 @@ class EnginesConfig(Section):
 
     backend: Literal["auto", "tensorrt", "aot_inductor", "openvino", "eager"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "f32", "f16", "bf16", "int8"] = "auto"
+    precision: Literal["auto", "f32", "f16", "bf16", "int8", "mixed"] = "auto"
     max_batch: int | None = Field(default=None, ge=1, le=1024)
     threads: int = Field(default=0, ge=0)
     rebuild: Literal["when_needed", "never"] = "when_needed"

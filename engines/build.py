@@ -63,7 +63,7 @@ def _build(request: EngineRequest, folder: Path, calibrate: Path | None) -> Engi
         inputs=shapes(source),
         weights_sha256=source.spec.weights_sha256,
         spec_sha256=manifest.sha256(_spec_file(request)),
-        code_sha256="" if source.onnx else manifest.code_sha256(),
+        code_sha256=manifest.code_sha256(request.backend, request.is_onnx),
         program_sha256=program,
         versions={"torch": str(machine.version("torch"))} | backend.versions(request.device),
         cpu_isa=manifest.cpu_isa(),

@@ -12,7 +12,7 @@ from engines import machine
 from engines.errors import MienError
 
 MANIFEST_FILE = "manifest.json"
-NETWORK_SOURCES = ("deploy.py", "networks/*.py")
+NETWORK_SOURCES = ("deploy.py", "networks/*.py", "calibration.py")
 ISA_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd")
 
 
@@ -30,7 +30,7 @@ class EngineManifest:
     inputs: dict[str, list[str]]  # name -> dimensions, in words where they are free
     weights_sha256: str
     spec_sha256: str
-    code_sha256: str  # of the networks' source; "" for an ONNX model
+    code_sha256: str  # of the source of the backend and, but for an ONNX model, of the networks
     program_sha256: str  # of the exported program, or of the ONNX file
     versions: dict[str, str]
     cpu_isa: str
@@ -80,11 +80,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def code_sha256() -> str:
-    """One checksum over the networks' source: the same weights in changed code are another model."""
+def code_sha256(backend: str, onnx: bool) -> str:
+    """One checksum over the source that makes the engine: the same weights in changed code are another engine."""
     root = Path(__file__).parent
+    sources = (f"backends/{backend}*.py", *(() if onnx else NETWORK_SOURCES))
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in NETWORK_SOURCES for path in root.glob(pattern)):
+    for path in sorted(path for pattern in sources for path in root.glob(pattern)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -102,7 +103,7 @@ def difference(found: EngineManifest, wanted: Wanted) -> str | None:
     if found.spec_sha256 != wanted.spec_sha256:
         return "the spec has changed"
     if found.code_sha256 != wanted.code_sha256:
-        return "the networks' code has changed"
+        return "the code that it is made by has changed"
     for library, version in wanted.versions.items():
         if found.versions.get(library) != version:
             return f"built with {library} {found.versions.get(library)}, here is {version}"

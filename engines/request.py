@@ -20,10 +20,10 @@ PRECISIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "eager": {"cpu": ("f32", "bf16"), "cuda": ("f32", "f16", "bf16")},
 }
 BACKENDS = tuple(PRECISIONS)
-ALL_PRECISIONS = ("f32", "f16", "bf16", "int8")
 DEVICES = ("cpu", "cuda")
-# Where a face is, is told in float32: a box that moves by half a pixel moves every crop after it.
-BF16_WHERE_THE_CPU_HAS_IT = ("embedder", "attributes")
+# Boxes are told in float32: one that moves by half a pixel moves every crop after it.
+BF16_WHERE_THE_CPU_HAS_IT = ("landmarks", "embedder", "attributes")
+INT8_IN_MIXED = ("embedder", "attributes")  # what reads a face; where it is stays as with auto
 MAX_BATCH = {"detector": 8}  # pictures a call, for backends that must know; other models take 32
 
 
@@ -107,6 +107,9 @@ def resolve(
     size = own_size if onnx else (size or own_size)
     if onnx and precision in ("int8", "f16"):
         raise UsageError(f"{onnx}: a user's ONNX model is not made {precision} here; give a file that is")
+    if precision == "mixed":
+        _check_precision(backend, device, "int8")
+        precision = "int8" if model in INT8_IN_MIXED and not onnx else "auto"
     if precision == "auto":
         precision = "f32" if onnx else best_precision(model, backend, device)
     _check_precision(backend, device, precision)

@@ -110,7 +110,7 @@ def _wanted(request: EngineRequest) -> Wanted:
     return Wanted(
         weights_sha256=manifest.sha256(weights),
         spec_sha256=manifest.sha256(spec),
-        code_sha256="" if request.is_onnx else manifest.code_sha256(),
+        code_sha256=manifest.code_sha256(request.backend, request.is_onnx),
         versions=backend_module(request.backend).versions(request.device),
         gpu=str(gpus[0]) if gpus else "",
         batch=request.max_batch if request.backend == "tensorrt" else 0,

@@ -1,4 +1,4 @@
-"""Daemons as processes of their own: a configuration file, a subscriber, a control socket, a notify socket."""
+"""Daemons and code as processes of their own: a configuration file, a subscriber, a control and a notify socket."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ from daemon.secrecy import redact_url
 ROOT = Path(__file__).parents[1]
 MIEN = Path(sys.executable).with_name("mien")
 DEADLINE_S = 60.0
+
+
+def child(code: str, **changes: object) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter from the project's root."""
+    environment = {**os.environ, **{key: str(value) for key, value in changes.items()}}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
 
 
 class DaemonProcess:

@@ -12,19 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from engines import machine, memory
-from engines.backends import tensorrt
-from engines.backends.torch_engine import Bucketed
+from engines import machine
+from engines.backends import openvino
 from engines.calibration import calibration_batch
-from engines.checkpoint import make_network
-from engines.deploy import Deployed
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
 from engines.request import MODELS
 from engines.runtime import load_engine, resolve, why_unusable
 from engines.spec import ModelSpec
+from tests.processes import child
 
 ROOT = Path(__file__).parents[1]
 SPEC = ModelSpec(
@@ -46,14 +43,6 @@ def shared_cache(tmp_path_factory):
 
 def pictures(n):
     return np.random.default_rng(1).integers(0, 256, (n, 64, 64, 3), dtype=np.uint8)
-
-
-def child(code, **changes):
-    """Runs code in a fresh interpreter from the project's root."""
-    environment = {**os.environ, **{key: str(value) for key, value in changes.items()}}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +90,26 @@ def test_a_compiled_package_is_loaded_in_a_new_process_without_a_compiler(weight
     assert "(2, 5, 16, 16)" == result.stdout.strip(), result.stderr
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_the_last_convolution_is_computed_in_float32(weights, shared_cache, precision):
+    if precision == "bf16" and not has_bf16:
+        pytest.skip("this CPU computes no bf16")
+    pytest.importorskip("openvino" if precision == "bf16" else "nncf")
+    load_engine("landmarks", backend="openvino", weights=weights, cache=shared_cache, precision=precision)
+    folder = resolve("landmarks", "openvino", None, weights, shared_cache, precision=precision).folder
+
+    compiled = openvino.core().import_model((folder / openvino.MODEL_FILE).read_bytes(), "CPU")
+
+    computed = {
+        node.get_output_partial_shape(0)[1].get_length(): str(
+            node.get_rt_info()["runtimePrecision"].astype(str)
+        )
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if "onvolution" in str(node.get_rt_info()["layerType"].astype(str))
+    }  # by the channels it yields
+    assert ("f32", {"bf16": "bf16", "int8": "u8"}[precision]) == (computed[5], computed[16])
+
+
 def test_int8_says_what_its_ranges_were_measured_on(weights, shared_cache):
     pytest.importorskip("nncf")
     load_engine("landmarks", backend="openvino", precision="int8", weights=weights, cache=shared_cache)
@@ -140,136 +149,23 @@ def test_what_a_backend_cannot_do_is_wrong_use(weights, words, wrong):
         resolve("landmarks", weights=weights, **words)
 
 
-@pytest.mark.skipif(machine.why_no_gpu() is None, reason="this machine has a GPU")
-@pytest.mark.parametrize("backend", ["tensorrt", "aot_inductor", "eager", "auto"])
-def test_a_gpu_asked_for_and_absent_is_an_error_and_never_another_backend(weights, backend):
-    with pytest.raises(MienError, match=r"no NVIDIA driver|not installed|too old|no GPU|without CUDA"):
-        load_engine("landmarks", backend=backend, device="cuda", weights=weights)
-
-
-def test_both_torch_tensorrts_at_once_are_an_error_in_words(tmp_path):
-    for package in tensorrt.PACKAGES:
-        info = tmp_path / f"{package.replace('-', '_')}-2.14.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.14.0\n")
-
-    result = child(
-        "from engines.backends import tensorrt; print(tensorrt.why_not('cuda', 'f16'))", PYTHONPATH=tmp_path
-    )
-
-    assert "torch-tensorrt and torch-tensorrt-rtx are both installed" in result.stdout
-
-
-FAKE_DRIVER = r"""
-#include <string.h>
-#include <stdlib.h>
-int cuInit(unsigned f) { return 0; }
-int cuDriverGetVersion(int *v) { *v = atoi(getenv("FAKE_CUDA")); return 0; }
-int cuDeviceGetCount(int *n) { *n = atoi(getenv("FAKE_GPUS")); return 0; }
-int cuDeviceGet(int *d, int n) { *d = n; return 0; }
-int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Fake GPU", n); return 0; }
-int cuDeviceTotalMem_v2(size_t *b, int d) { *b = (size_t)1 << 33; return 0; }
-int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : 0; return 0; }
-"""
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """A folder with a libcuda.so.1 that says what the environment tells it to."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is needed to make a driver")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "fake.c").write_text(FAKE_DRIVER)
-    target = folder / "libcuda.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, folder / "fake.c"], check=True)
-    return folder
-
-
-@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
-@pytest.mark.parametrize(
-    ("cuda", "count", "said"),
-    [
-        (11040, 1, "the NVIDIA driver is too old: it serves CUDA 11.4"),
-        (99000, 0, "shows no GPU to this process"),
-        (99000, 1, "None"),
-    ],
-)
-def test_a_driver_that_will_not_do_says_why(driver, cuda, count, said):
-    result = child(
-        "from engines import machine; print(machine.why_no_gpu()); print(*machine.gpus())",
-        LD_LIBRARY_PATH=driver,
-        FAKE_CUDA=cuda,
-        FAKE_GPUS=count,
-    )
-
-    assert said in result.stdout, result.stderr
-    assert ("Fake GPU (sm_90)" in result.stdout) == (count == 1)
-
-
-@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
-def test_auto_takes_what_the_gpu_machine_has(driver):
-    result = child(
-        "from engines.request import best_backend; print(*best_backend(), *best_backend('cpu'))",
-        LD_LIBRARY_PATH=driver,
-        FAKE_CUDA=99000,
-        FAKE_GPUS=1,
-    )
-
-    gpu = "tensorrt" if tensorrt.why_not_installed() is None else "aot_inductor"
-    assert f"{gpu} cuda openvino cpu" == result.stdout.strip(), result.stderr
-
-
 @pytest.mark.parametrize(("flags", "coarse"), [({"avx512_bf16"}, "bf16"), ({"avx2"}, "f32")])
-def test_auto_is_bf16_where_the_cpu_has_it_but_never_for_where_a_face_is(monkeypatch, flags, coarse):
+def test_auto_is_bf16_where_the_cpu_has_it_but_never_for_boxes(monkeypatch, flags, coarse):
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
-    expected = {"detector": "f32", "landmarks": "f32", "embedder": coarse, "attributes": coarse}
+    expected = {"detector": "f32", "landmarks": coarse, "embedder": coarse, "attributes": coarse}
 
     assert expected == {model: resolve(model, "openvino").precision for model in MODELS}
     assert {"f32"} == {resolve(model, "aot_inductor", device="cpu").precision for model in MODELS}
     assert resolve("embedder", "openvino", precision="f32").precision == "f32"
 
 
-class SmallGpu:
-    """So many bytes are free on it."""
+def test_mixed_is_int8_for_what_reads_a_face_and_auto_for_where_it_is():
+    chosen = {model: resolve(model, "openvino", precision="mixed").precision for model in MODELS}
 
-    def __init__(self, free):
-        self.free = free
-
-    def free_bytes(self):
-        return self.free
-
-
-def test_too_little_gpu_memory_says_the_need_and_the_batch_that_fits():
-    needs = memory.measure(Deployed(make_network(SPEC), SPEC), torch.zeros((1, 64, 64, 3), dtype=torch.uint8))
-    gpu = SmallGpu(memory.RUNTIME_BYTES + needs["weights"] + 5 * needs["per_picture"])
-
-    memory.check(needs, 5, "landmarks", gpu)
-    with pytest.raises(MienError, match=r"needs about \d+ MiB.*a batch of 5 would fit.*--max-batch 5"):
-        memory.check(needs, 32, "landmarks", gpu)
-    with pytest.raises(MienError, match="not even one picture fits"):
-        memory.check(needs, 1, "landmarks", SmallGpu(memory.RUNTIME_BYTES))
-
-
-def test_batches_are_run_at_few_sizes_each_captured_once():
-    captured = []
-
-    def capture(run, example):
-        captured.append(len(example))
-        static = example.clone()
-
-        def replay(images):
-            static[: len(images)] = images
-            return run(static)
-
-        return replay
-
-    run = Bucketed(lambda images: [images * 2], 12, capture)
-    for count in (1, 3, 4, 5, 9, 12, 2):
-        images = torch.arange(count, dtype=torch.int64)[:, None]
-        assert torch.equal(images * 2, run(images)[0])
-
-    assert [1, 4, 8, 12, 2] == captured
+    auto = {model: resolve(model, "openvino").precision for model in ("detector", "landmarks")}
+    assert auto | {"embedder": "int8", "attributes": "int8"} == chosen
+    with pytest.raises(UsageError, match="has no precision int8"):
+        resolve("detector", "eager", device="cpu", precision="mixed")
 
 
 BUILD = """

@@ -35,7 +35,9 @@ def built_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     torch.manual_seed(0)
     save_checkpoint(folder / "weights" / "landmarks", make_network(SPEC), SPEC, "# a card\n")
-    build_engine(resolve("landmarks", "openvino", None, folder / "weights", folder / "cache"))
+    build_engine(
+        resolve("landmarks", "openvino", None, folder / "weights", folder / "cache", precision="f32")
+    )
     return folder
 
 
@@ -47,7 +49,7 @@ def weights(built_once, tmp_path):
 @pytest.fixture
 def built(built_once, weights, tmp_path):
     shutil.copytree(built_once / "cache", tmp_path / "cache")
-    return resolve("landmarks", "openvino", None, weights, tmp_path / "cache")
+    return resolve("landmarks", "openvino", None, weights, tmp_path / "cache", precision="f32")
 
 
 def pictures(n, size=64):
@@ -66,7 +68,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved_in_half_precision(weights):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_openvino_and_eager_agree_at_any_batch(weights, built, batch):
     eager = load_engine("landmarks", backend="eager", weights=weights)
-    compiled = load_engine("landmarks", weights=weights, cache=built.cache)
+    compiled = load_engine("landmarks", precision="f32", weights=weights, cache=built.cache)
 
     want, got = eager(pictures(batch))["heatmaps"], compiled(pictures(batch))["heatmaps"]
 
@@ -75,7 +77,7 @@ def test_openvino_and_eager_agree_at_any_batch(weights, built, batch):
 
 
 def test_what_an_engine_returned_is_not_written_over_by_its_next_call(weights, built):
-    engine = load_engine("landmarks", weights=weights, cache=built.cache)
+    engine = load_engine("landmarks", precision="f32", weights=weights, cache=built.cache)
     first = engine(pictures(1))["heatmaps"]
     kept = first.copy()
 
@@ -87,7 +89,7 @@ def test_what_an_engine_returned_is_not_written_over_by_its_next_call(weights, b
 def test_a_built_engine_is_taken_from_the_cache(weights, built):
     told = []
 
-    load_engine("landmarks", weights=weights, cache=built.cache, progress=told.append)
+    load_engine("landmarks", precision="f32", weights=weights, cache=built.cache, progress=told.append)
 
     assert [] == told
     assert ["landmarks"] == [request.model for request in cached(built.cache, weights)]
@@ -114,7 +116,7 @@ def test_new_weights_are_built_anew_and_the_reason_is_told(weights, built):
     save_checkpoint(weights / "landmarks", make_network(SPEC), SPEC, "# another\n")
     told = []
 
-    load_engine("landmarks", weights=weights, cache=built.cache, progress=told.append)
+    load_engine("landmarks", precision="f32", weights=weights, cache=built.cache, progress=told.append)
 
     assert ["weights have changed" in line for line in told] == [True]
     assert why_unusable(built) is None
@@ -124,7 +126,7 @@ def test_a_damaged_engine_is_noticed_and_built_anew(weights, built):
     (built.folder / "model.blob").write_bytes(b"damaged")
 
     assert "model.blob is missing or damaged" == why_unusable(built)
-    load_engine("landmarks", weights=weights, cache=built.cache)
+    load_engine("landmarks", precision="f32", weights=weights, cache=built.cache)
     assert why_unusable(built) is None
 
 
@@ -137,7 +139,7 @@ def change_manifest(folder, **changes):
     ("changes", "reason"),
     [
         ({"versions": {"openvino": "2001.1"}}, "built with openvino 2001.1"),
-        ({"code_sha256": "0" * 64}, "the networks' code has changed"),
+        ({"code_sha256": "0" * 64}, "the code that it is made by has changed"),
         ({"cpu_isa": "z80"}, "built for z80"),
         ({"gpu": "NVIDIA H100 (sm_90)"}, "built for NVIDIA H100"),
         ({"files": {}}, "it lists no files"),
@@ -166,7 +168,7 @@ def test_with_rebuild_never_the_reason_is_an_error_that_says_what_to_do(weights,
     change_manifest(built.folder, cpu_isa="z80")
 
     with pytest.raises(MienError, match=r"built for z80.*rebuild is never; `mien engines build`"):
-        load_engine("landmarks", weights=weights, cache=built.cache, rebuild="never")
+        load_engine("landmarks", precision="f32", weights=weights, cache=built.cache, rebuild="never")
 
 
 def test_an_engine_that_passes_its_checksum_and_does_not_load_is_built_anew_once(weights, built):
@@ -175,7 +177,7 @@ def test_an_engine_that_passes_its_checksum_and_does_not_load_is_built_anew_once
     change_manifest(built.folder, files={"model.blob": sha256(blob)})
     told = []
 
-    load_engine("landmarks", weights=weights, cache=built.cache, progress=told.append)
+    load_engine("landmarks", precision="f32", weights=weights, cache=built.cache, progress=told.append)
 
     assert [True] == ["OpenVINO does not take it" in line for line in told]
 

@@ -18,7 +18,7 @@ def bench(
         str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, f32, f16, bf16 or int8.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, f32, f16, bf16, int8 or mixed.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for inference; 0: all.", min=0)] = None,
     seconds: Annotated[float, typer.Option(help="How long each of the 16 measurements takes.")] = 2.0,
     batch: Annotated[int, typer.Option(help="Faces a call where they are batched.", min=1)] = 16,

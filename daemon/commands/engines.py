@@ -25,7 +25,7 @@ def build(
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, f32, f16, bf16 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, f32, f16, bf16, int8 or mixed.")] = "auto",
     max_batch: Annotated[int | None, typer.Option(help="Pictures a call, for TensorRT.", min=1)] = None,
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Input width and height, for the detector.")
