@@ -98,7 +98,8 @@ def test_the_last_convolution_is_computed_in_float32(weights, shared_cache, prec
     load_engine("landmarks", backend="openvino", weights=weights, cache=shared_cache, precision=precision)
     folder = resolve("landmarks", "openvino", None, weights, shared_cache, precision=precision).folder
 
-    compiled = openvino.core().import_model((folder / openvino.MODEL_FILE).read_bytes(), "CPU")
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    compiled = openvino.core().import_model((folder / openvino.MODEL_FILE).read_bytes(), "CPU", hint)
 
     computed = {
         node.get_output_partial_shape(0)[1].get_length(): str(
