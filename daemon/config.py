@@ -98,7 +98,9 @@ class EnginesConfig(Section):
     rebuild: Literal["when_needed", "never"] = "when_needed"
     cache_dir: Path | None = None
     detector: Path | None = None
+    landmarks: Path | None = None
     embedder: Path | None = None
+    attributes: Path | None = None
 
     def common(self) -> dict[str, Any]:
         """What engines.runtime.load_engine is told for every model."""
@@ -107,7 +109,12 @@ class EnginesConfig(Section):
 
     def for_faces(self) -> dict[str, Any]:
         """What engines.runtime.load_face_engines is told."""
-        return self.common() | {"onnx_detector": self.detector, "onnx_embedder": self.embedder}
+        return self.common() | {"own": self.own()}
+
+    def own(self) -> dict[str, Path]:
+        """The user's models, by whose place they take."""
+        keys = ("detector", "landmarks", "embedder", "attributes")
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 
 class TrackingConfig(Section):

@@ -162,7 +162,7 @@ def _engine(model: str, wanted: EnginesConfig, size: tuple[int, int] | None) -> 
             device=wanted.device,
             precision=wanted.precision,
             max_batch=wanted.max_batch,
-            onnx={"detector": wanted.detector, "embedder": wanted.embedder}.get(model),
+            own=wanted.own().get(model),
         )
         reason = why_unusable(request) if request.needs_build else None
     except MienError as error:

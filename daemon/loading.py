@@ -121,7 +121,7 @@ def _detector(config: Config, size: Size, progress: Progress) -> Engine:
     return load_engine(
         "detector",
         **config.engines.common(),
-        onnx=config.engines.detector,
+        own=config.engines.detector,
         size=size,
         progress=progress,
     )

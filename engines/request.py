@@ -45,9 +45,16 @@ class EngineRequest:
         return self.checkpoint.suffix == ".json"
 
     @property
+    def name(self) -> str:
+        """The model's, and where it is not the shipped one, by what name its user keeps it."""
+        if self.checkpoint.parent == WEIGHTS:
+            return self.model
+        keeper = self.checkpoint.parent if self.checkpoint.name == self.model else self.checkpoint
+        return f"{self.model}+{keeper.stem}"
+
+    @property
     def folder(self) -> Path:
-        name = f"{self.model}+{self.checkpoint.stem}" if self.is_onnx else self.model
-        parts = (name, f"{self.size[0]}x{self.size[1]}", self.backend, self.device, self.precision)
+        parts = (self.name, f"{self.size[0]}x{self.size[1]}", self.backend, self.device, self.precision)
         return self.cache / "-".join(parts)
 
     @property
@@ -93,17 +100,22 @@ def resolve(
     device: str = "auto",
     precision: str = "auto",
     max_batch: int | None = None,
-    onnx: Path | None = None,
+    own: Path | None = None,
 ) -> EngineRequest:
     """Fill in defaults. Raises UsageError for an unknown name, MienError for what cannot run here.
 
-    `onnx` is the spec file of a model that takes the place of ours.
+    `own` is a model that takes the place of ours: a checkpoint's folder, or the spec file of an ONNX model.
     """
+    onnx = own if own is not None and own.suffix == ".json" else None
     backend, device = _backend_and_device(backend, device, onnx)
-    checkpoint = onnx or (weights or WEIGHTS) / model
+    checkpoint = own or (weights or WEIGHTS) / model
     if onnx is None and not checkpoint.is_dir():
-        raise UsageError(f"{checkpoint}: there is no model of this name; known are {', '.join(MODELS)}")
-    own_size = onnx_size(onnx, model, size) if onnx else ModelSpec.load(checkpoint / "spec.json").input_size
+        raise UsageError(
+            f"{own}: neither the folder of a checkpoint nor the .json file of an ONNX model"
+            if own
+            else f"{checkpoint}: there is no model of this name; known are {', '.join(MODELS)}"
+        )
+    own_size = onnx_size(onnx, model, size) if onnx else _own_size(checkpoint, model)
     size = own_size if onnx else (size or own_size)
     if onnx and precision in ("int8", "f16"):
         raise UsageError(f"{onnx}: a user's ONNX model is not made {precision} here; give a file that is")
@@ -117,6 +129,14 @@ def resolve(
         raise MienError(f"backend {backend} cannot run here: {reason}")
     batch = max_batch or MAX_BATCH.get(model, 32)
     return EngineRequest(model, backend, device, precision, size, batch, checkpoint, cache or default_cache())
+
+
+def _own_size(checkpoint: Path, model: str) -> tuple[int, int]:
+    """The input size of a checkpoint. Raises UsageError where it is of another model."""
+    spec = ModelSpec.load(checkpoint / "spec.json")
+    if model in MODELS and spec.task != model:
+        raise UsageError(f"{checkpoint}: holds weights of {spec.task}, not of {model}; name another folder")
+    return spec.input_size
 
 
 def onnx_size(path: Path, model: str, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -4,9 +4,10 @@ This module and what it imports at the top stay free of torch: a start with buil
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -80,12 +81,12 @@ class FaceEngines:
         return {model: engine for model, engine in zip(MODELS, every, strict=True) if engine is not None}
 
 
-def spec_of(model: str, onnx: Path | None = None) -> ModelSpec:
-    """What a model's engine will say of itself, without loading it; `onnx` is the spec of one in our model's place."""
-    if onnx is None:
-        return ModelSpec.load(WEIGHTS / model / "spec.json")
-    spec = OnnxSpec.load(onnx)
-    return spec.model_spec(onnx_size(onnx, model, None), manifest.sha256(spec.onnx))
+def spec_of(model: str, own: Path | None = None) -> ModelSpec:
+    """What a model's engine will say of itself, without loading it; `own` as in load_engine."""
+    if own is None or own.suffix != ".json":
+        return ModelSpec.load((own or WEIGHTS / model) / "spec.json")
+    spec = OnnxSpec.load(own)
+    return spec.model_spec(onnx_size(own, model, None), manifest.sha256(spec.onnx))
 
 
 def why_unusable(request: EngineRequest) -> str | None:
@@ -179,13 +180,13 @@ def load_engine(
     precision: str = "auto",
     max_batch: int | None = None,
     rebuild: str = "when_needed",
-    onnx: Path | None = None,
+    own: Path | None = None,
 ) -> Engine:
     """Load a model's engine, building it first when the cached one is missing, damaged or out of date.
 
     `progress` is told what is being built and why; with rebuild "never" that reason is an error instead.
-    `onnx` is the spec file of a user's model in this one's place. Raises MienError when the backend cannot
-    run here, the checkpoint does not fit, or the built engine's numbers are off.
+    `own` is a user's model in this one's place: a checkpoint's folder, or the spec file of an ONNX model. Raises
+    MienError when the backend cannot run here, the checkpoint does not fit, or the built engine's numbers are off.
     """
     request = resolve(
         model,
@@ -196,7 +197,7 @@ def load_engine(
         device=device,
         precision=precision,
         max_batch=max_batch,
-        onnx=onnx,
+        own=own,
     )
     if not request.needs_build:
         loaded: Engine = backend_module(request.backend).load(request, threads)
@@ -249,12 +250,11 @@ def load_face_engines(
     precision: str = "auto",
     max_batch: int | None = None,
     rebuild: str = "when_needed",
-    onnx_detector: Path | None = None,
-    onnx_embedder: Path | None = None,
+    own: Mapping[str, Path] = MappingProxyType({}),
 ) -> FaceEngines:
-    """All engines of the chain; see load_engine."""
+    """All engines of the chain; `own` are models in ours' place, by model. See load_engine."""
 
-    def load(model: str, size: tuple[int, int] | None = None, onnx: Path | None = None) -> Engine:
+    def load(model: str, size: tuple[int, int] | None = None) -> Engine:
         return load_engine(
             model,
             backend=backend,
@@ -267,12 +267,12 @@ def load_face_engines(
             precision=precision,
             max_batch=max_batch,
             rebuild=rebuild,
-            onnx=onnx,
+            own=own.get(model),
         )
 
     return FaceEngines(
-        detector=load("detector", detector_size, onnx_detector),
+        detector=load("detector", detector_size),
         landmarks=load("landmarks"),
-        embedder=load("embedder", onnx=onnx_embedder) if embedder else None,
+        embedder=load("embedder") if embedder else None,
         attributes=load("attributes") if attributes else None,
     )

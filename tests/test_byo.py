@@ -1,16 +1,19 @@
-"""A user's own ONNX models in a stage's place: beside OpenCV's detector and ONNX Runtime; what does not fit."""
+"""A user's own models in a stage's place: trained here, or ONNX beside OpenCV's detector and ONNX Runtime."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from daemon.config import EnginesConfig
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
 from engines.onnx_spec import OnnxSpec
-from engines.runtime import cached, load_engine, resolve, why_unusable
+from engines.runtime import cached, load_engine, load_face_engines, resolve, spec_of, why_unusable
+from engines.spec import ModelSpec
 from engines.stages import detect, embed
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +60,7 @@ def cache(tmp_path_factory):
 @needs_models
 def test_yunet_finds_what_opencv_finds_with_it(tmp_path, cache):
     engine = load_engine(
-        "detector", backend="openvino", size=(640, 640), cache=cache, onnx=write(tmp_path, YUNET)
+        "detector", backend="openvino", size=(640, 640), cache=cache, own=write(tmp_path, YUNET)
     )
     theirs = cv2.FaceDetectorYN.create(YUNET["onnx"], "", (512, 512), 0.6, 0.4)
 
@@ -75,7 +78,7 @@ def test_yunet_finds_what_opencv_finds_with_it(tmp_path, cache):
 @needs_models
 def test_an_embedder_of_a_batch_of_two_gives_one_row_a_face_as_onnx_runtime_does(tmp_path, cache):
     onnxruntime = pytest.importorskip("onnxruntime")
-    engine = load_engine("embedder", backend="openvino", cache=cache, onnx=write(tmp_path, EMBEDDER))
+    engine = load_engine("embedder", backend="openvino", cache=cache, own=write(tmp_path, EMBEDDER))
     session = onnxruntime.InferenceSession(EMBEDDER["onnx"], providers=["CPUExecutionProvider"])
     images = crops(3)
     fed = (np.concatenate((images, images[2:]))[..., ::-1].astype(np.float32) - 127.5) / 128
@@ -91,8 +94,8 @@ def test_an_embedder_of_a_batch_of_two_gives_one_row_a_face_as_onnx_runtime_does
 def test_a_built_model_is_taken_from_the_cache_until_its_spec_changes(tmp_path):
     cache = tmp_path / "cache"
     path = write(tmp_path, EMBEDDER)
-    load_engine("embedder", backend="openvino", cache=cache, onnx=path)
-    request = resolve("embedder", "openvino", cache=cache, onnx=path)
+    load_engine("embedder", backend="openvino", cache=cache, own=path)
+    request = resolve("embedder", "openvino", cache=cache, own=path)
 
     assert why_unusable(request) is None
     assert str(path) in [str(each.checkpoint) for each in cached(cache)]
@@ -123,7 +126,7 @@ def test_a_file_whose_shapes_do_not_fit_its_spec_is_refused_in_words(tmp_path, c
     task = changes.get("task", content["task"])
 
     with pytest.raises(MienError, match=words):
-        load_engine(task, backend="openvino", size=None, cache=tmp_path / "cache", onnx=path)
+        load_engine(task, backend="openvino", size=None, cache=tmp_path / "cache", own=path)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,7 @@ def test_what_is_no_onnx_file_is_refused_in_words(tmp_path):
     path = write(tmp_path, YUNET, onnx="some.onnx")
 
     with pytest.raises(MienError, match="not an ONNX file that OpenVINO reads"):
-        load_engine("detector", backend="openvino", cache=tmp_path / "cache", onnx=path)
+        load_engine("detector", backend="openvino", cache=tmp_path / "cache", own=path)
 
 
 @pytest.mark.parametrize("backend", ["aot_inductor", "eager"])
@@ -160,9 +163,9 @@ def test_other_backends_refuse_it_in_words(tmp_path, backend):
     path = write(tmp_path, YUNET, onnx="some.onnx")
 
     with pytest.raises(UsageError, match=f"runs on openvino and on tensorrt, not on {backend}"):
-        load_engine("detector", backend=backend, onnx=path)
+        load_engine("detector", backend=backend, own=path)
     with pytest.raises(UsageError, match="a spec for a detector, not for the embedder"):
-        load_engine("embedder", backend="openvino", onnx=path)
+        load_engine("embedder", backend="openvino", own=path)
 
 
 def test_scrfd_boxes_lie_where_its_locations_and_distances_say(tmp_path):
@@ -181,3 +184,51 @@ def test_scrfd_boxes_lie_where_its_locations_and_distances_say(tmp_path):
     right_bottom = centre + decoded["sides"][0, 9, 2:] * 8
     assert [4, 2, 32, 24] == [*left_top, *right_bottom]
     assert 9 == decoded["scores"][0].argmax()
+
+
+LANDMARKS = ModelSpec(
+    "landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (128, 128), ("heatmaps",)
+)
+
+
+@pytest.fixture(scope="module")
+def trained(untrained, tmp_path_factory):
+    """A run's folder as `mien train landmarks` leaves it."""
+    run = tmp_path_factory.mktemp("runs") / "night"
+    shutil.copytree(untrained(LANDMARKS), run)
+    return run / "landmarks"
+
+
+def test_weights_trained_here_take_a_stage_s_place_and_leave_the_shipped_engine_alone(trained, cache):
+    own = resolve("landmarks", "openvino", cache=cache, own=trained)
+    shipped = resolve("landmarks", "openvino", cache=cache)
+
+    engine = load_engine("landmarks", backend="openvino", cache=cache, own=trained)
+
+    eager = load_engine("landmarks", backend="eager", own=trained)
+    batch = np.random.default_rng(4).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    got, want = engine(batch)["heatmaps"], eager(batch)["heatmaps"]
+    assert np.abs(got - want).max() <= 0.1 * np.abs(want).max()
+    assert own.folder.name.startswith("landmarks+night-") and not shipped.folder.exists()
+    assert trained in [request.checkpoint for request in cached(cache)]
+    assert why_unusable(own) is None
+
+
+def test_the_configuration_names_models_of_one_s_own(trained, tmp_path):
+    config = EnginesConfig.model_validate({"landmarks": str(trained), "backend": "eager"})
+
+    engines = load_face_engines(**config.for_faces(), embedder=False, attributes=False)
+
+    assert "StackedHourglass" == engines.landmarks.spec.network
+    assert {"stacks": 1, "channels": 16} == engines.landmarks.spec.network_args
+    assert "Detector" == engines.detector.spec.network
+    assert spec_of("landmarks", trained).weights_sha256 == engines.landmarks.spec.weights_sha256
+
+
+def test_weights_of_another_model_and_what_is_no_model_are_refused_in_words(trained, tmp_path):
+    with pytest.raises(UsageError, match="holds weights of landmarks, not of embedder"):
+        resolve("embedder", own=trained)
+    with pytest.raises(UsageError, match="neither the folder of a checkpoint nor"):
+        resolve("embedder", own=tmp_path / "nothing")
+    with pytest.raises(MienError, match=r"spec\.json: missing"):
+        resolve("embedder", own=tmp_path)

@@ -36,7 +36,7 @@ SHORT = ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.batch_size=4", "fit.threa
         ("detector", ["crop=128"]),
         ("landmarks", []),
         ("recognition", []),
-        ("attributes", [f"start={WEIGHTS / 'embedder'}"]),
+        ("attributes", [f"start={WEIGHTS / 'embedder'}", "input_size=80"]),
     ],
 )
 def test_a_recipe_trains_and_its_checkpoint_runs(sets, tmp_path, recipe, extra):
@@ -52,6 +52,7 @@ def test_a_recipe_trains_and_its_checkpoint_runs(sets, tmp_path, recipe, extra):
     assert all(torch.isfinite(p).all() for p in network.parameters())
 
 
+SHALLOW = ["blocks=0,1,1", "towers=1,2,2"]
 DEEP = ModelSpec("detector", "detector", "Detector", {"width": 8, "neck": 8}, (64, 64), ("scores", "sides"))
 
 
@@ -59,7 +60,7 @@ def test_a_shallower_detector_takes_the_layers_it_has_from_a_deeper_one(sets, tm
     deep = untrained(DEEP) / "detector"
     settings = [f"data={sets}", f"run={tmp_path}", *SHORT, "crop=64", "width=8", "neck=8", f"start={deep}"]
 
-    folder = train_recipe("detector", [*settings, f"learn_from={deep}", "fit.learning_rate=0"])
+    folder = train_recipe("detector", [*settings, f"learn_from={deep}", *SHALLOW, "fit.learning_rate=0"])
 
     before, after = (load_checkpoint(each)[0].state_dict() for each in (deep, folder))
     assert all(torch.equal(before[name], after[name]) for name in after if name.endswith("weight"))

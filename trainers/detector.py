@@ -35,8 +35,8 @@ class DetectorConfig:
     crop: int = 320  # training crop, px
     width: int = 24
     neck: int = 48
-    blocks: tuple[int, ...] = (0, 1, 1)  # residual blocks at strides 4, 8 and 16
-    towers: tuple[int, ...] = (1, 2, 2)  # convolutions of the heads at strides 8, 16 and 32
+    blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks at strides 4, 8 and 16
+    towers: tuple[int, ...] = (2, 2, 2)  # convolutions of the heads at strides 8, 16 and 32
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
             epochs=66, steps_per_epoch=200, batch_size=16, learning_rate=1.5e-3, ema_decay=0.999

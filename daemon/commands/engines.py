@@ -38,8 +38,11 @@ def build(
             file_okay=False,
         ),
     ] = None,
-    onnx: Annotated[
-        Path | None, typer.Option(help="The spec file of your own ONNX model for MODEL.", exists=True)
+    own: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own MODEL: a checkpoint's folder, or the spec file of an ONNX model.", exists=True
+        ),
     ] = None,
     cache: Cache = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is in order.")] = False,
@@ -51,8 +54,8 @@ def build(
     from engines.errors import UsageError
     from engines.runtime import MODELS, resolve, why_unusable
 
-    if onnx and model is None:
-        raise UsageError("--onnx: name the model whose place it takes: detector or embedder")
+    if own and model is None:
+        raise UsageError("--own: name the model whose place it takes, such as detector or embedder")
     requests = [
         resolve(
             each,
@@ -63,7 +66,7 @@ def build(
             device=device,
             precision=precision,
             max_batch=max_batch,
-            onnx=onnx,
+            own=own,
         )
         for each in _models(model, MODELS)
     ]
@@ -109,7 +112,8 @@ def _row(request: EngineRequest) -> tuple[str, ...]:
     from engines.manifest import EngineManifest
     from engines.runtime import why_unusable
 
-    model = f"{request.model} ({request.checkpoint.stem})" if request.is_onnx else request.model
+    model, _, keeper = request.name.partition("+")
+    model = f"{model} ({keeper})" if keeper else model
     named = (
         model,
         f"{request.size[0]}x{request.size[1]}",
