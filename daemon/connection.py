@@ -130,7 +130,9 @@ class Refusals:
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             words = "does not speak as we do; is it encrypted, and this side is not, or conversely?"
         elif self._hung_up_again(event):
-            words = "hangs up on us each time; check that the server's key is this daemon's"
+            words = (
+                "hangs up on us each time; check that the server's key is this daemon's, and that it has one"
+            )
         else:
             return None
         return MienError(f"{self._endpoint}: {words}")

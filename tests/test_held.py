@@ -148,7 +148,7 @@ def labelled(count, share, age, masked=False):
 
 
 def test_held_attributes_come_from_each_set_by_its_share_with_their_own_labels():
-    samples = AttributeSamples([labelled(3, 0.75, 10.0), labelled(50, 0.25, 60.0, masked=True)])
+    samples = AttributeSamples([labelled(3, 0.75, 10.0), labelled(50, 0.25, 60.0, masked=True)], 80)
     rng = np.random.default_rng(4)
 
     draw = samples.draw(rng, 2000)
@@ -160,6 +160,7 @@ def test_held_attributes_come_from_each_set_by_its_share_with_their_own_labels()
     assert (host == 10).mean() == pytest.approx(0.75, abs=0.1)
     assert (female == 1).all() and (emotion == -1).all() and (weight == 0.5).all()
     assert [3, 50] == [len(part) for part in samples.pictures()]
+    assert (80, 80, 3) == samples.sample(rng)[0].shape and 80 == draw.size
 
 
 def recognition_samples():
