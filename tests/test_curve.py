@@ -188,7 +188,7 @@ def test_speaking_in_code_to_a_daemon_in_the_clear_is_told(keys):
         Subscriber(publisher.endpoint, curve=client(keys, "friend")) as friend,
         # On a busy machine libzmq may not see in time why it was hung up on.
         pytest.raises(
-            MienError, match="does not speak as we do|hangs up .* this daemon's, and that it has one"
+            MienError, match=r"does not speak as we do|hangs up .* this daemon's, and that it has one"
         ),
     ):
         first_event(publisher, friend)
