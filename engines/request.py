@@ -21,9 +21,9 @@ PRECISIONS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 BACKENDS = tuple(PRECISIONS)
 DEVICES = ("cpu", "cuda")
-# Boxes are told in float32: one that moves by half a pixel moves every crop after it.
-BF16_WHERE_THE_CPU_HAS_IT = ("landmarks", "embedder", "attributes")
-INT8_IN_MIXED = ("embedder", "attributes")  # what reads a face; where it is stays as with auto
+# `auto` takes bf16 for these where the CPU has it, `mixed` int8. Where a face is, is told in float32: a box that moves
+# by half a pixel moves every crop after it.
+READS_A_FACE = ("embedder", "attributes")
 MAX_BATCH = {"detector": 8}  # pictures a call, for backends that must know; other models take 32
 
 
@@ -121,7 +121,7 @@ def resolve(
         raise UsageError(f"{onnx}: a user's ONNX model is not made {precision} here; give a file that is")
     if precision == "mixed":
         _check_precision(backend, device, "int8")
-        precision = "int8" if model in INT8_IN_MIXED and not onnx else "auto"
+        precision = "int8" if model in READS_A_FACE and not onnx else "auto"
     if precision == "auto":
         precision = "f32" if onnx else best_precision(model, backend, device)
     _check_precision(backend, device, precision)
@@ -172,7 +172,7 @@ def _backend_and_device(backend: str, device: str, onnx: Path | None) -> tuple[s
 
 def best_precision(model: str, backend: str, device: str) -> str:
     """What `auto` takes: the fastest that tells the same of a video, within bench.equality's tolerances."""
-    if backend == "openvino" and model in BF16_WHERE_THE_CPU_HAS_IT:
+    if backend == "openvino" and model in READS_A_FACE:
         return "f32" if backend_module(backend).why_not(device, "bf16") else "bf16"
     return PRECISIONS[backend][device][0]
 

@@ -151,9 +151,9 @@ def test_what_a_backend_cannot_do_is_wrong_use(weights, words, wrong):
 
 
 @pytest.mark.parametrize(("flags", "coarse"), [({"avx512_bf16"}, "bf16"), ({"avx2"}, "f32")])
-def test_auto_is_bf16_where_the_cpu_has_it_but_never_for_boxes(monkeypatch, flags, coarse):
+def test_auto_is_bf16_where_the_cpu_has_it_but_never_for_where_a_face_is(monkeypatch, flags, coarse):
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
-    expected = {"detector": "f32", "landmarks": coarse, "embedder": coarse, "attributes": coarse}
+    expected = {"detector": "f32", "landmarks": "f32", "embedder": coarse, "attributes": coarse}
 
     assert expected == {model: resolve(model, "openvino").precision for model in MODELS}
     assert {"f32"} == {resolve(model, "aot_inductor", device="cpu").precision for model in MODELS}
