@@ -89,7 +89,7 @@ class Detector(nn.Module):
         return self._answers((p3, p4, p5))
 
     def coarse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same at strides 16 and 32 alone, for a tenth less work."""
+        """The same at strides 16 and 32 alone, for a sixth less work."""
         return self._answers(self._levels(x)[1:])
 
     def _levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
