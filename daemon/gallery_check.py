@@ -29,7 +29,7 @@ class Looks(Protocol):
 def findings(gallery: Looks, settings: IdentityConfig, embedder: Path | None = None) -> list[str]:
     """What is wrong, one line each with its remedy. Raises MienError where the file is damaged.
 
-    embedder: the spec file of one in our embedder's place.
+    embedder: a model in ours' place, as engines.embedder names it.
     """
     if isinstance(gallery, Gallery):
         gallery.check_whole()
