@@ -106,6 +106,7 @@ def resolve(
 
     `own` is a model that takes the place of ours: a checkpoint's folder, or the spec file of an ONNX model.
     """
+    own = own.absolute() if own else None  # its manifest tells from anywhere where it lies
     onnx = own if own is not None and own.suffix == ".json" else None
     backend, device = _backend_and_device(backend, device, onnx)
     checkpoint = own or (weights or WEIGHTS) / model

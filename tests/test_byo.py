@@ -232,3 +232,10 @@ def test_weights_of_another_model_and_what_is_no_model_are_refused_in_words(trai
         resolve("embedder", own=tmp_path / "nothing")
     with pytest.raises(MienError, match=r"spec\.json: missing"):
         resolve("embedder", own=tmp_path)
+
+
+def test_a_model_named_from_where_it_lies_is_the_same(trained, monkeypatch):
+    named = resolve("landmarks", "openvino", own=trained)
+    monkeypatch.chdir(trained.parent)
+
+    assert named == resolve("landmarks", "openvino", own=Path("landmarks"))
