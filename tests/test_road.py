@@ -206,11 +206,38 @@ def test_too_few_images_of_a_person_are_told_by_name(celeba, tmp_path):
         ("loss=cosine", "loss=cosine: give one or more of ce, arcface"),
         ("alignment=ears", "alignment=ears"),
         ("network=vgg", "network=vgg: is none of resnet18"),
+        ("small=16", "small=16: 32 to 112 px"),
+        ("small=128", "small=128: 32 to 112 px"),
     ],
 )
 def test_a_wrong_option_of_closed_set_is_refused(setting, words):
     with pytest.raises(UsageError, match=words):
         train_closed_set([setting])
+
+
+def test_small_images_are_for_networks_that_take_any_size():
+    with pytest.raises(UsageError, match=r"small=64: .* for resnet18 and resnet50 alone"):
+        train_closed_set(["small=64", "network=face_resnet"])
+
+
+def test_images_are_small_in_the_first_part_of_training_and_whole_after(monkeypatch):
+    seen = []
+
+    class Watched(nn.Sequential):
+        def forward(self, x):
+            seen.append(tuple(x.shape[2:]))
+            return super().forward(x)
+
+    config = ClosedSetConfig(small=64, small_share=0.5, loss="ce")
+    backbone = Watched(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    recipe = ClosedSetRecipe(ClosedSetNetwork(backbone, 3, 3, config), config)
+    batch = torch.randint(256, (2, 112, 112, 3), dtype=torch.uint8), torch.tensor([0, 2])
+
+    for done in (0.0, 0.49, 0.5, 1.0):
+        monkeypatch.setattr(recipe, "share_done", lambda _, done=done: done)
+        recipe.loss(batch)
+
+    assert [(64, 64), (64, 64), (112, 112), (112, 112)] == seen
 
 
 def test_training_before_aligning_says_what_to_run(tmp_path):
@@ -236,7 +263,7 @@ def test_a_start_is_loaded_and_the_table_says_whom_it_has_seen(road, tmp_path):
     folder, _ = road
     short = ["fit.epochs=1", "fit.steps_per_epoch=1", "fit.batch_size=4", "fit.threads=1"]
     common = [f"faces={folder}", "loss=ce", *short]
-    train_closed_set([*common, f"run={tmp_path / 'a'}", "network=resnet18", "embedding_size=8"])
+    train_closed_set([*common, f"run={tmp_path / 'a'}", "network=resnet18", "embedding_size=8", "small=48"])
     first = tmp_path / "a" / "resnet18-scratch-similarity-ce"
 
     own = train_closed_set(

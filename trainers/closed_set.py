@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.errors import MienError, UsageError
-from engines.geometry import ALIGNMENTS, Image
+from engines.geometry import ALIGNMENTS, FACE_SIZE, Image
 from trainers.closed_set_faces import ClosedSet, Faces, load_closed_set
-from trainers.closed_set_networks import NETWORKS, load_start, make_backbone, save_backbone
+from trainers.closed_set_networks import NETWORKS, RESNETS, load_start, make_backbone, save_backbone
 from trainers.closed_set_report import accuracy_figures, outputs, predict, write_report, write_table
 from trainers.faces import jittered
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
@@ -27,6 +27,7 @@ from trainers.options import override
 from trainers.recognition import MarginHead, risen
 
 LOSSES = ("ce", "arcface")
+SMALLEST = 32  # px: a ResNet halves its images five times
 IMPRINTED_LOGIT = 15.0  # of a face that looks just as its person does in the mean
 NOT_FACES = ("", "imagenet")  # starts that know nothing of faces
 NOT_THE_RESULT = ("threads", "workers", "progress", "accelerator", "devices", "precision", "logger")
@@ -51,6 +52,10 @@ class ClosedSetConfig:
     rise: float = 0.3  # share of a training from scratch without margin, and the next over which s and m rise
     label_smoothing: float = 0.1  # of cross-entropy
     degrees: float = 10.0  # of random turning
+    small: int = (
+        0  # px: side of the images in the first part of training, which then goes faster; 0: 112 throughout
+    )
+    small_share: float = 0.7  # how large that part is, of the batches or of the time
     mirror: bool = True  # judge a face and its mirror image together
     limit: int = 0  # persons; 0 is all
     fit: FitOptions = field(
@@ -97,15 +102,23 @@ class ClosedSetRecipe(Recipe):
         super().__init__(network, config.fit)
         self.smoothing = 0.0 if network.angular else config.label_smoothing
         self.rise = config.rise if config.start in NOT_FACES else 0.0
+        self.small, self.small_share = config.small, config.small_share
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, label = batch
-        embedding = self.network.backbone(image_batch(images)).float()
-        share = risen(self.share_done(self.global_step), self.rise)
+        done = self.share_done(self.global_step)
+        embedding = self.network.backbone(self.shrunk(image_batch(images), done)).float()
+        share = risen(done, self.rise)
         with torch.autocast(embedding.device.type, enabled=False):  # bf16 is too coarse for angles
             logits = self.network.head(embedding, label, share)
         loss = F.cross_entropy(logits, label, label_smoothing=self.smoothing)
         return loss, {"right": (logits.argmax(1) == label).float().mean()}
+
+    def shrunk(self, x: Tensor, done: float) -> Tensor:
+        """Small images first (Tan and Le 2021, "EfficientNetV2", sec. 4): (B, 3, 112, 112) -> (B, 3, S, S)."""
+        if not self.small or done >= self.small_share:
+            return x
+        return F.interpolate(x, (self.small, self.small), mode="bilinear", antialias=True)
 
 
 def train_closed_set(settings: Sequence[str]) -> Path:
@@ -115,6 +128,11 @@ def train_closed_set(settings: Sequence[str]) -> Path:
                           (("loss", LOSSES), ("alignment", ALIGNMENTS)))  # fmt: skip
     if config.network not in NETWORKS:
         raise UsageError(f"network={config.network}: is none of {', '.join(NETWORKS)}")
+    if config.small and (config.network not in RESNETS or not SMALLEST <= config.small <= FACE_SIZE):
+        raise UsageError(
+            f"small={config.small}: {SMALLEST} to {FACE_SIZE} px, for {' and '.join(RESNETS)} alone; "
+            "the other networks know one size"
+        )
     for alignment in alignments:
         faces = load_closed_set(Path(config.faces), alignment, config.limit)
         for loss in losses:

@@ -36,7 +36,8 @@ def resnet(config: Any) -> nn.Module:
 
     weights = "DEFAULT" if config.start == "imagenet" else None
     try:
-        network = models.get_model(config.network, weights=weights)
+        # Blocks that begin as nothing let a deep one learn from the first step (Goyal et al. 2017, sec. 5.1).
+        network = models.get_model(config.network, weights=weights, zero_init_residual=True)
     except OSError as error:
         raise MienError(
             f"start=imagenet: torchvision could not download its weights ({error}); leave start= empty"
