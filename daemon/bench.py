@@ -159,7 +159,9 @@ class Bench:
             find = partial(find_landmarks, engines.landmarks, some.images, some.boxes_xyxy, ops=ops)
             yield self._timed("landmarks", num, find)
         for num in (1, self.batch):
-            yield self._timed("align (two crops)", num, partial(crops_of, faces.first(num), ops, close_size))
+            yield self._timed(
+                "align (two crops)", num, partial(aligned_on_host, faces.first(num), ops, close_size)
+            )
         for num in (1, self.batch):
             aligned, close = crops_of(faces.first(num), ops, close_size)
             if engines.embedder is not None:
@@ -201,6 +203,12 @@ def crops_of(faces: Faces, ops: ImageOps, close_size: tuple[int, int]) -> tuple[
     aligned = ops.warp(faces.images, [alignment_matrix(five) for five in faces.landmarks], CROP)
     maps = [attribute_matrix(five, close_size[0]) for five in faces.landmarks]
     return aligned, ops.warp(faces.images, maps, close_size)
+
+
+def aligned_on_host(faces: Faces, ops: ImageOps, close_size: tuple[int, int]) -> None:
+    """crops_of, waited for where a device makes them."""
+    for crops in crops_of(faces, ops, close_size):
+        ops.fetch(crops)
 
 
 def over_and_over(frames: Sequence[Frame]) -> Iterator[Frame]:

@@ -101,10 +101,14 @@ def wait_for_gpu(config: Config, stop: threading.Event) -> None:
 
 
 def _warm_up(engines: FaceEngines) -> None:
-    """One empty picture through every engine: the first run is slow, and no camera should wait for it."""
+    """Empty pictures through every engine: the first run is slow, and no camera should wait for it.
+
+    On a GPU at every batch size that is captured as a CUDA graph: for a capture all work there has to stop.
+    """
     for engine in engines.loaded().values():
         width, height = engine.input_size
-        engine(np.zeros((1, height, width, 3), np.uint8))
+        for batch in getattr(engine, "captured_sizes", None) or (1,):
+            engine(np.zeros((batch, height, width, 3), np.uint8))
 
 
 def _engines(config: Config, cameras: Sequence[CameraConfig], size: Size, progress: Progress) -> FaceEngines:

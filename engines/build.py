@@ -133,8 +133,7 @@ def _memory(source: Source) -> dict[str, int]:
     """What it takes on a GPU, checked against what is free there; {} for the CPU."""
     if source.request.device != "cuda":
         return {}
-    deployed = source.deployed().cpu().float()
-    needs = memory.measure(deployed, source.example(1).cpu())
+    needs = memory.needed(source)
     memory.check(needs, source.request.max_batch, source.request.model)
     return needs
 

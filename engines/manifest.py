@@ -10,6 +10,7 @@ from typing import Any
 
 from engines import machine
 from engines.errors import MienError
+from engines.request import engine_words
 
 MANIFEST_FILE = "manifest.json"
 NETWORK_SOURCES = ("deploy.py", "networks/*.py", "calibration.py")
@@ -45,6 +46,10 @@ class EngineManifest:
     built_at: str  # RFC 3339, UTC
     build_seconds: float
 
+    @property
+    def words(self) -> str:
+        return engine_words(self.model, self.input_size, self.backend, self.device, self.precision)
+
     def save(self, folder: Path) -> None:
         (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
@@ -67,6 +72,7 @@ class EngineManifest:
 class Wanted:
     """What a load asks of a built engine."""
 
+    words: str  # EngineRequest.words
     weights_sha256: str
     spec_sha256: str
     code_sha256: str
@@ -98,6 +104,8 @@ def cpu_isa() -> str:
 
 def difference(found: EngineManifest, wanted: Wanted) -> str | None:
     """Why a built engine is not the one wanted, or None."""
+    if found.words != wanted.words:
+        return f"what lies there was built as {found.words}"
     if found.weights_sha256 != wanted.weights_sha256:
         return "the weights have changed"
     if found.spec_sha256 != wanted.spec_sha256:

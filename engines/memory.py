@@ -1,11 +1,15 @@
 """How much memory a network takes on a GPU, estimated before it is put there."""
 
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from engines.errors import MienError
+
+if TYPE_CHECKING:
+    from engines.source import Source
 
 RUNTIME_BYTES = (
     600 << 20
@@ -48,6 +52,12 @@ def measure(deployed: nn.Module, example: Tensor) -> dict[str, int]:
             hook.remove()
     weights = sum(p.numel() * p.element_size() for p in deployed.parameters())
     return {"weights": weights, "per_picture": 4 * largest + example.numel()}
+
+
+def needed(source: "Source") -> dict[str, int]:
+    """What `measure` finds for the network, run on the CPU in float32 wherever and however the engine will run."""
+    plain = replace(source, request=replace(source.request, device="cpu", precision="f32"))
+    return measure(plain.deployed(), plain.example(1))
 
 
 def check(memory: dict[str, int], batch: int, model: str, gpu: Gpu | None = None) -> None:

@@ -63,8 +63,12 @@ class EngineRequest:
 
     @property
     def words(self) -> str:
-        on = f"{self.backend} {self.precision}" + (" (GPU)" if self.device == "cuda" else "")
-        return f"{self.model} {self.size[0]}x{self.size[1]} for {on}"
+        return engine_words(self.model, self.size, self.backend, self.device, self.precision)
+
+
+def engine_words(model: str, size: tuple[int, int], backend: str, device: str, precision: str) -> str:
+    on = f"{backend} {precision}" + (" (GPU)" if device == "cuda" else "")
+    return f"{model} {size[0]}x{size[1]} for {on}"
 
 
 def backend_module(name: str) -> ModuleType:

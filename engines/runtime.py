@@ -109,6 +109,7 @@ def _wanted(request: EngineRequest) -> Wanted:
         raise MienError(f"{weights}: missing; copy the whole checkpoint folder again")
     gpus = machine.gpus() if request.device == "cuda" else ()
     return Wanted(
+        words=request.words,
         weights_sha256=manifest.sha256(weights),
         spec_sha256=manifest.sha256(spec),
         code_sha256=manifest.code_sha256(request.backend, request.is_onnx),

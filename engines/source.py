@@ -35,8 +35,8 @@ class Source:
     def deployed(self) -> Deployed:
         """The network as it is run, in the request's precision and on its device."""
         assert self.network is not None
-        network = self.network.to(device=self.request.device, dtype=DTYPES[self._dtype])
-        return Deployed(network, self.spec).eval()
+        network = self.network.to(dtype=DTYPES[self._dtype])
+        return Deployed(network, self.spec).to(self.request.device).eval()
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:

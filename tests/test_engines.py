@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines import memory
+from engines import manifest, memory, runtime
 from engines.backends.eager import reference
 from engines.build import build_engine, verify_engine
 from engines.calibration import parity_batch
@@ -150,6 +150,22 @@ def test_a_manifest_that_does_not_fit_gives_its_reason(built, changes, reason):
     change_manifest(built.folder, **changes)
 
     assert reason in why_unusable(built)
+
+
+@pytest.mark.parametrize(
+    "other", [{"size": (32, 32)}, {"precision": "int8"}, {"backend": "aot_inductor"}, {"device": "cuda"}]
+)
+def test_an_engine_in_another_one_s_folder_is_built_anew(built, other):
+    wanted = replace(built, **other)
+    shutil.copytree(built.folder, wanted.folder)
+
+    found, asked = EngineManifest.load(wanted.folder), EngineManifest.load(built.folder)
+
+    assert found == asked
+    reason = manifest.difference(found, replace(runtime._wanted(built), words=wanted.words))
+    assert f"what lies there was built as {built.words}" == reason
+    if "device" not in other:
+        assert reason == why_unusable(wanted)
 
 
 def test_a_built_engine_that_does_not_fit_on_the_gpu_says_the_batch_that_would(built):

@@ -2,17 +2,24 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from daemon.loading import _warm_up
 from engines import machine, memory
-from engines.backends import tensorrt
-from engines.backends.torch_engine import Bucketed
+from engines.backends import aot_inductor, eager, tensorrt
+from engines.backends.torch_engine import Bucketed, sizes
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
 from engines.errors import MienError
-from engines.runtime import WEIGHTS, load_engine
+from engines.request import EngineRequest
+from engines.runtime import MODELS, WEIGHTS, load_engine
+from engines.source import DTYPES, Source
+from engines.spec import ModelSpec
+from tests.fakes import FakeEmbedder, fake_engines
 from tests.processes import child
 
 
@@ -117,6 +124,85 @@ def test_too_little_gpu_memory_says_the_need_and_the_batch_that_fits():
         memory.check(needs, 32, "landmarks", gpu)
     with pytest.raises(MienError, match="not even one picture fits"):
         memory.check(needs, 1, "landmarks", SmallGpu(memory.RUNTIME_BYTES))
+
+
+def request_for_a_gpu(model, backend, precision, cache):
+    size = ModelSpec.load(WEIGHTS / model / "spec.json").input_size
+    return EngineRequest(model, backend, "cuda", precision, size, 8, WEIGHTS / model, cache)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_every_network_runs_wholly_on_a_gpu(model, precision, tmp_path):
+    request = request_for_a_gpu(model, "eager", precision, tmp_path)
+    network, spec = load_checkpoint(request.checkpoint)
+    network.to(DTYPES[precision])
+
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes, types and devices, without a GPU
+        source = Source(request, spec, network)
+        outputs = source.deployed()(source.example(2))
+
+    assert len(spec.outputs) == len(outputs)
+    assert {("cuda", torch.float32)} == {(out.device.type, out.dtype) for out in outputs}
+
+
+def test_what_a_half_precision_engine_takes_is_measured_on_the_cpu_before_it_is_built(tmp_path):
+    request = request_for_a_gpu("landmarks", "aot_inductor", "f16", tmp_path)
+    network, spec = load_checkpoint(request.checkpoint)
+
+    found = memory.needed(Source(request, spec, network))
+
+    deployed = Deployed(*load_checkpoint(request.checkpoint))
+    assert memory.measure(deployed, torch.zeros((1, 128, 128, 3), dtype=torch.uint8)) == found
+
+
+def test_eager_torch_is_not_put_on_a_gpu_that_is_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CurrentGpu", lambda: SmallGpu(memory.RUNTIME_BYTES))
+
+    with pytest.raises(MienError, match=r"landmarks: needs about .* MiB on the GPU for batches of 8"):
+        eager.load(request_for_a_gpu("landmarks", "eager", "f32", tmp_path), 0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_compiled_package_that_is_captured_as_a_graph_records_no_events_of_its_own(
+    device, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, **how: seen.append(how))
+    request = replace(request_for_a_gpu("landmarks", "aot_inductor", "f32", tmp_path), device=device)
+
+    aot_inductor.load(request, tmp_path, ModelSpec.load(request.checkpoint / "spec.json"), 0)
+
+    assert [{"run_single_threaded": device == "cuda"}] == seen
+
+
+def test_before_the_first_frame_an_engine_has_run_at_every_size_that_is_captured():
+    class Captured(FakeEmbedder):
+        def __init__(self, captured):
+            super().__init__()
+            self.captured_sizes = captured
+            self.ran = []
+
+        def __call__(self, batch):
+            self.ran.append(len(batch))
+            return super().__call__(batch)
+
+    gpu, host = Captured(sizes(12)), Captured(())
+
+    for engine in (gpu, host):
+        _warm_up(fake_engines(embedder=engine))
+
+    assert [1, 2, 4, 8, 12] == gpu.ran
+    assert [1] == host.ran
+    assert (1,) == sizes(1) and (1, 2, 4, 8) == sizes(8)
+
+
+def test_memory_that_runs_out_in_a_capture_says_which_batch_to_set():
+    def capture(run, example):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MienError, match=r"too small for batches of 8; set engines.max_batch: 4"):
+        Bucketed(lambda images: [images], 32, capture)(torch.zeros((5, 3)))
 
 
 def test_batches_are_run_at_few_sizes_each_captured_once():

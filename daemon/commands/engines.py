@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Build, list, verify or remove engines.", no_args_is_help=True)
 
+PIPED_WIDTH = 160  # columns of a table that goes into a file or another program
 Cache = Annotated[
     Path | None, typer.Option(help="Where engines are kept; by default the user's cache folder.")
 ]
@@ -99,10 +101,13 @@ def list_engines(cache: Cache = None) -> None:
     from engines.runtime import cached, default_cache
 
     folder = cache or default_cache()
-    table = Table("model", "input", "backend", "device", "precision", "parity", "built", "state")
+    table = Table()
+    for column in ("model", "input", "backend", "device", "precision", "parity", "built"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("state", overflow="fold")
     for request in cached(folder):
         table.add_row(*_row(request))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(folder, highlight=False, soft_wrap=True)
     console.print(table)
 

@@ -54,7 +54,8 @@ def load(request: EngineRequest, folder: Path, spec: ModelSpec, threads: int) ->
         torch.set_num_threads(threads)
     path = folder / MODEL_FILE
     try:
-        model = torch._inductor.aoti_load_package(str(path))
+        # Its events, which tell of runs at the same time, are not allowed in a CUDA graph's capture.
+        model = torch._inductor.aoti_load_package(str(path), run_single_threaded=request.device == "cuda")
     except (RuntimeError, OSError) as error:
         raise MienError(f"{path}: torch does not take it ({str(error).splitlines()[0][:200]})") from None
 

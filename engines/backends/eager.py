@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines import machine
+from engines import machine, memory
 from engines.backends.torch_engine import TorchEngine
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
@@ -55,7 +55,10 @@ def load(request: EngineRequest, threads: int) -> EagerEngine | TorchEngine:
     if threads:
         torch.set_num_threads(threads)
     network, spec = load_checkpoint(request.checkpoint)
-    module = Source(request, spec, network).deployed()
+    source = Source(request, spec, network)
+    if request.device == "cuda":
+        memory.check(memory.needed(source), request.max_batch, request.model)
+    module = source.deployed()
     if (request.device, request.precision) == ("cpu", "f32"):
         return EagerEngine(module, spec, request.size)
 

@@ -40,7 +40,7 @@ def why_not_installed() -> str | None:
 
 
 def versions(device: str) -> dict[str, str]:
-    names = (*PACKAGES, "tensorrt", "tensorrt_rtx")
+    names = (*PACKAGES, "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt_rtx")
     return machine.torch_versions() | {name: found for name in names if (found := machine.version(name))}
 
 

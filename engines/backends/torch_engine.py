@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engines.errors import MienError
 from engines.request import EngineRequest
 from engines.spec import ModelSpec
 
@@ -29,6 +30,7 @@ class TorchEngine:
         self._max_batch = request.max_batch
         self._plain = run
         graphed = self.graphs and request.device == "cuda"
+        self.captured_sizes = sizes(request.max_batch) if graphed else ()
         self._run = Bucketed(run, request.max_batch, capture) if graphed else run
 
     def without_graphs(self) -> "TorchEngine":
@@ -52,19 +54,32 @@ class TorchEngine:
         return dict(zip(self.spec.outputs, whole, strict=True))
 
 
+def sizes(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4 ... and `max_batch`."""
+    powers = (1 << n for n in range(max_batch.bit_length()))
+    return (*(power for power in powers if power < max_batch), max_batch)
+
+
 class Bucketed:
-    """Runs at batch sizes 1, 2, 4 ... `max_batch` only, each captured once; `capture` makes a run of one size."""
+    """Runs at `sizes` only, each captured once; `capture` makes a run of one size."""
 
     def __init__(self, run: Run, max_batch: int, capture: Callable[[Run, Tensor], Run]) -> None:
-        self._run, self._max_batch, self._capture = run, max_batch, capture
+        self._run, self._capture = run, capture
+        self._sizes = sizes(max_batch)
         self._captured: dict[int, Run] = {}
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         count = len(images)
-        size = min(1 << (count - 1).bit_length(), self._max_batch)
+        size = next(size for size in self._sizes if size >= count)
         if size not in self._captured:
             example = torch.zeros((size, *images.shape[1:]), dtype=images.dtype, device=images.device)
-            self._captured[size] = self._capture(self._run, example)
+            try:
+                self._captured[size] = self._capture(self._run, example)
+            except torch.OutOfMemoryError:
+                raise MienError(
+                    f"the GPU's memory is too small for batches of {size}; "
+                    f"set engines.max_batch: {max(1, size // 2)}, or free memory there"
+                ) from None
         # Cloned: the next replay writes into the same memory.
         return [value[:count].clone() for value in self._captured[size](images)]
 

@@ -1,0 +1,79 @@
+"""`mien engines build, list, verify, clean`, as a user types them; one real engine."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from daemon.cli import app
+
+NAME = "landmarks-128x128-openvino-cpu-f32"
+
+
+def mien(*words):
+    """Exit code and all that was said."""
+    result = CliRunner().invoke(app, ["engines", *map(str, words)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("engines")
+    code, said = mien("build", "landmarks", "--precision", "f32", "--cache", cache)
+    assert code == 0 and "landmarks 128x128 for openvino f32: built in" in said and "parity" in said
+    return cache
+
+
+@pytest.fixture
+def cache(built_once, tmp_path):
+    return shutil.copytree(built_once, tmp_path / "cache")
+
+
+def test_what_is_in_order_is_not_built_again_unless_forced(cache):
+    before = (cache / NAME / "manifest.json").read_text()
+
+    assert (0, "landmarks 128x128 for openvino f32: in order\n") == mien(
+        "build", "landmarks", "--precision", "f32", "--cache", cache
+    )
+    assert before == (cache / NAME / "manifest.json").read_text()
+
+    code, said = mien("build", "landmarks", "--precision", "f32", "--cache", cache, "--force")
+    assert code == 0 and "building landmarks 128x128 for openvino f32: asked for" in said
+    assert before != (cache / NAME / "manifest.json").read_text()
+
+
+def test_the_list_is_whole_in_a_pipe_and_tells_what_is_wrong(cache):
+    (cache / NAME / "model.blob").write_bytes(b"damaged")
+
+    code, said = mien("list", "--cache", cache)
+
+    assert code == 0 and str(cache) in said.splitlines()[0]
+    (row,) = [line for line in said.splitlines() if "128x128" in line]
+    for words in ("landmarks", "openvino", "cpu", "f32", "model.blob is missing or damaged"):
+        assert words in row
+    assert "…" not in said
+
+
+def test_verify_proves_each_engine_again_and_fails_for_one_that_is_another(cache):
+    assert mien("verify", "--cache", cache)[1].startswith(
+        "landmarks 128x128 for openvino f32: in order, parity"
+    )
+
+    (cache / NAME).rename(cache / "landmarks-64x64-openvino-cpu-f32")
+
+    code, said = mien("verify", "--cache", cache)
+    assert code == 1
+    assert "landmarks 64x64 for openvino f32: what lies there was built as landmarks 128x128" in said
+
+
+def test_clean_removes_one_model_or_all(cache):
+    assert (0, f"{cache}: 0 engines removed\n") == mien("clean", "detector", "--cache", cache)
+    assert (0, f"{cache}: 1 engines removed\n") == mien("clean", "--cache", cache)
+    assert [] == [path.name for path in cache.iterdir() if path.name.startswith("landmarks")]
+
+
+def test_verify_of_an_empty_cache_says_what_makes_engines(tmp_path):
+    with pytest.raises(Exception, match="no engine here; `mien engines build` makes them"):
+        mien("verify", "--cache", tmp_path)
