@@ -58,6 +58,7 @@ def options(source: "Source") -> dict[str, Any]:
     """Settings of the compiler: nothing may fall out of the engine, and its own weakly keyed cache is off."""
     return {
         "arg_inputs": [input_shapes(source)],
+        "use_explicit_typing": True,
         "require_full_compilation": True,
         "min_block_size": 1,
         "immutable_weights": True,
