@@ -1,5 +1,7 @@
 """The sets that teach age, gender and emotion: read, aligned by our own landmarks, each with what it is worth."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from trainers.ffhq_layout import MAX_AGE, open_ffhq
 from trainers.label_checks import FIVE_POINTS, Pictures, checked_rows, number, pictures, refuse_absent, word
 from trainers.recognition import utkface_part
 from trainers.transforms import replicate_black_border
+from trainers.whole_file import whole_file
 from trainers.zips import ImageZip, row_points
 
 Row = TypeVar("Row")
@@ -95,7 +98,8 @@ def align_set(data: Pictures, name: str, files: list[str], finder: FaceFinder, r
     The landmarks are kept in the folder `run`: they take minutes, and a resumed run needs them again.
     Raises MienError naming every picture that cannot be read.
     """
-    kept = Path(run) / f"points_{name}_{len(files)}_{finder.landmarks.spec.weights_sha256[:12]}.npy"
+    key = hashlib.sha256(json.dumps([files, finder.landmarks.spec.weights_sha256]).encode()).hexdigest()
+    kept = Path(run) / f"points_{name}_{key[:12]}.npy"
     known = np.load(kept) if run and kept.is_file() else None
     crops = np.empty((len(files), STORED_SIZE, STORED_SIZE, 3), np.uint8)
     found = np.empty((len(files), 5, 2), np.float32)
@@ -108,8 +112,8 @@ def align_set(data: Pictures, name: str, files: list[str], finder: FaceFinder, r
         cut = black_background_crop if name == "emotion_masked" else attribute_stored_crop
         crops[rows] = [cut(image, points) for image, points in zip(images, found[rows], strict=True)]
     if run and known is None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(kept, found)
+        with whole_file(kept) as file:
+            np.save(file, found)
     return crops
 
 

@@ -19,6 +19,7 @@ from trainers.expression_crops import changed
 from trainers.faces import FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.label_checks import checked_rows, number, pictures
+from trainers.whole_file import whole_file
 from trainers.zips import ImageZip
 
 MASKED = 0.75  # sec. 4.1
@@ -131,5 +132,6 @@ def pretrain(
     done = run / "encoder.pt"
     if not done.is_file():
         trained = fit(MaskedRecipe(MaskedAutoencoder(encoder), options), samples, run)
-        torch.save(trained.encoder.state_dict(), done)
+        with whole_file(done) as file:
+            torch.save(trained.encoder.state_dict(), file)
     encoder.load_state_dict(torch.load(done, weights_only=True))

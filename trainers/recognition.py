@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import file_sha256, load_checkpoint
 from engines.errors import MienError, UsageError
 from engines.geometry import FACE_SIZE, Floats, Image, warp
 from engines.networks import FaceResNet
@@ -33,6 +33,7 @@ from trainers.scenes import SCENE, is_held_out
 from trainers.teacher import TeacherEmbedder
 from trainers.transforms import jitter_matrix, replicate_black_border
 from trainers.verification import read_pairs
+from trainers.whole_file import whole_file
 from trainers.zips import SEED, ImageZip, row_points
 
 LFW_BOX = box_from_interocular(128, 33.0, 0.42)  # the pictures are centred on the face
@@ -247,9 +248,12 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
 def teacher_views(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np.ndarray) -> Floats:
     """The teacher's answers (M, V, D) to a view and its mirror image together: a better teacher than of one side.
 
-    They take minutes and a resumed run needs them: they are kept in the run's folder.
+    They take minutes and a resumed run needs them: they are kept in the run's folder, by teacher and crops.
     """
-    kept = Path(config.run) / f"teacher_{len(faces)}x{config.views}_both_sides.npy"
+    weights = Path(config.teacher)
+    key = hashlib.sha256(file_sha256(weights).encode() if weights.is_file() else b"")
+    key.update(np.ascontiguousarray(faces))
+    kept = Path(config.run) / f"teacher_{len(faces)}x{config.views}_{key.hexdigest()[:12]}.npy"
     if kept.is_file():
         return np.load(kept)
     answers = []
@@ -258,8 +262,8 @@ def teacher_views(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np
         both = teacher(seen) + teacher(seen[:, :, ::-1])
         both /= np.linalg.norm(both, axis=1, keepdims=True).clip(1e-6)
         answers.append(both.reshape(len(rows), config.views, -1))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    np.save(kept, np.concatenate(answers))
+    with whole_file(kept) as file:
+        np.save(file, np.concatenate(answers))
     return np.load(kept)
 
 
