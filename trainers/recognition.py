@@ -39,6 +39,7 @@ from trainers.zips import SEED, ImageZip, row_points
 LFW_BOX = box_from_interocular(128, 33.0, 0.42)  # the pictures are centred on the face
 LFW_MEETS = 0.60  # mean teacher cosine from which a CelebA identity is taken for an LFW person
 SMALLEST_SCENE_FACE = 48  # px, longer side of the box
+LOSSES = ("arcface", "ce")
 IDENTITY = number("identity", 0, math.inf, int)
 ANY_VIEW = 2**20  # views of a face where no teacher has to see them first
 
@@ -309,9 +310,12 @@ class FaceSamples(RandomSamples):
 
 
 class MarginHead(nn.Module):
-    """Training only: class logits of embeddings, plain (CE) or with an additive angular margin (ArcFace)."""
+    """Training only: class logits of embeddings, with an additive angular margin (ArcFace) or plain (CE).
 
-    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float) -> None:
+    A margin of 0 is that of scaled cosines; None is for plain logits, which no scale changes.
+    """
+
+    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes, embedding_size) * 0.05)
         self.scale, self.margin = scale, margin
@@ -319,7 +323,7 @@ class MarginHead(nn.Module):
 
     def forward(self, embedding: Tensor, label: Tensor, share: float = 1.0) -> Tensor:
         """`share` (0..1) of the margin, and of the way from `first_scale` to the scale: less than 1 to begin with."""
-        if self.margin == 0:
+        if self.margin is None:
             return embedding @ self.weight.T
         cosine = F.normalize(embedding) @ F.normalize(self.weight).T
         angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
@@ -341,7 +345,7 @@ class RecognitionRecipe(Recipe):
 
     def __init__(self, network: nn.Module, config: RecognitionConfig, classes: int) -> None:
         super().__init__(network, config.fit)
-        margin = config.margin if config.loss == "arcface" else 0.0
+        margin = config.margin if config.loss == "arcface" else None
         self.head = MarginHead(config.embedding_size, classes, config.scale, margin)
         self.distils = bool(config.teacher)
         self.identity_weight = config.identity_weight if self.distils else 1.0
@@ -383,6 +387,8 @@ def first_network(config: RecognitionConfig) -> FaceResNet:
 
 def train(config: RecognitionConfig) -> nn.Module:
     torch.manual_seed(0)
+    if config.loss not in LOSSES:
+        raise UsageError(f"loss={config.loss}: is none of {', '.join(LOSSES)}")
     network = first_network(config)  # before the teacher takes its minutes
     faces = load_faces(config)
     if faces.teacher is not None and faces.teacher.shape[2] != config.embedding_size:
