@@ -12,7 +12,7 @@ from engines.geometry import FINE_STRIDES, location_centres
 from engines.networks import Detector
 from trainers.fit import FitOptions, Recipe, fit, image_batch
 from trainers.portraits import Paster, load_portraits
-from trainers.scenes import Scene, SceneSamples, load_scenes
+from trainers.scenes import Scene, SceneSamples, has_scenes, load_scenes
 from trainers.teacher import TeacherDetector
 from trainers.wider import load_wider
 
@@ -127,9 +127,11 @@ def take_layers(network: Detector, checkpoint: str) -> None:
 
 
 def training_scenes(folder: str, wider: str, limit: int = 0) -> list[Scene]:
-    """Of scenes.zip, and of WIDER FACE where it is named. Raises MienError without any face."""
-    scenes = load_scenes(folder, limit)
+    """Of scenes.zip and WIDER FACE; of the latter alone where only that is there. Raises MienError without any face."""
+    scenes = [] if wider and not has_scenes(folder) else load_scenes(folder, limit)
     if wider:
+        if not scenes:
+            print(f"{folder}: holds no scenes.zip, WIDER FACE is all there is", flush=True)
         scenes += load_wider(wider, limit=limit)
     if not any(len(scene.faces) for scene in scenes):
         raise MienError(f"{wider or folder}: none of {len(scenes)} training scenes has a face; label some")
