@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+WORDS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 SAMPLES = Path(__file__).parents[1] / "samples"
 # Eyes, nose, mouth corners in the shipped portraits, the image's left first.
 PORTRAITS = {
@@ -111,9 +112,7 @@ def write_attributes(folder: Path, rng: np.random.Generator, n: int = 40) -> Non
     grey = {row["path"]: cv2.resize(face(rng, 112, 42, 0.38)[0], (48, 48)) for row in votes}
     write_zip(folder / "ferplus.zip", grey, votes)
     for name, size, interocular, height in (("emotion_masked", 112, 43, 0.32), ("expw", 128, 32, 0.45)):
-        rows = [
-            {"file": f"{name}_{i}.webp", "emotion": ("angry", "happy", "surprise")[i % 3]} for i in range(8)
-        ]
+        rows = [{"file": f"{name}_{i}.webp", "emotion": word} for i, word in enumerate((*WORDS, "happy"))]
         write_zip(
             folder / f"{name}.zip", {r["file"]: face(rng, size, interocular, height)[0] for r in rows}, rows
         )

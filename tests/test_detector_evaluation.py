@@ -123,7 +123,7 @@ def test_a_wider_list_that_does_not_fit_is_named(tmp_path, text, words):
 def test_a_missing_wider_picture_is_named(wider):
     (wider / "WIDER_val/images/1--Handshaking/b.jpg").unlink()
 
-    with pytest.raises(MienError, match=r"b\.jpg: missing"):
+    with pytest.raises(MienError, match=r"b\.jpg is missing"):
         load_wider(wider, "val")
 
 
@@ -146,3 +146,18 @@ def test_the_detector_trains_on_wider_face_too(sets, wider, tmp_path):
     assert (folder / "weights.safetensors").is_file()
     with pytest.raises(MienError, match=r"no WIDER_train/images nor images"):
         train_recipe("detector", [f"data={sets}", f"wider={sets}", f"run={tmp_path / 'none'}", *short])
+
+
+def test_wider_face_alone_is_enough_to_train_and_to_measure(wider, tmp_path, capsys):
+    alone = [f"data={tmp_path / 'none'}", f"wider={wider}"]
+    short = ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.batch_size=4", "fit.threads=1", "limit=3"]
+
+    folder = train_recipe("detector", [*alone, f"run={tmp_path}", "crop=96", *short])
+    figures = evaluate_recipe("detector", [*alone, "backend=eager", f"weights={folder.parent}"])
+
+    assert "holds no scenes.zip, WIDER FACE is all there is" in capsys.readouterr().out
+    assert any(name.startswith("AP of ours, 3 WIDER FACE val") for name in figures)
+    assert not any("held-out scenes" in name for name in figures)
+    for run in (lambda: train_recipe("detector", alone[:1]), lambda: evaluate_recipe("detector", alone[:1])):
+        with pytest.raises(MienError, match=r"scenes\.zip.*set data=FOLDER"):
+            run()

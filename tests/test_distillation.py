@@ -10,11 +10,13 @@ import torch
 from engines.errors import UsageError
 from tests.test_held import faces
 from trainers import recognition
+from trainers.closed_set import ClosedSetConfig, ClosedSetNetwork
 from trainers.held import made
 from trainers.recognition import (
     FaceSamples,
     FaceSet,
     RecognitionConfig,
+    RecognitionRecipe,
     load_faces,
     meets_lfw,
     teacher_views,
@@ -158,6 +160,36 @@ def test_what_does_not_fit_the_teacher_is_said(sets, tmp_path, monkeypatch, wron
         recognition.train(
             RecognitionConfig(data=str(sets), run=str(tmp_path), teacher="any", limit=4, **wrong)
         )
+
+
+def test_a_loss_that_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="loss=cosine: is none of arcface, ce"):
+        recognition.train(RecognitionConfig(data=str(tmp_path), loss="cosine"))
+
+
+@pytest.mark.parametrize("loss", ["arcface", "ce"])
+def test_without_a_margin_a_person_is_taught_by_what_they_are_judged_by(loss):
+    torch.manual_seed(0)
+    network = ClosedSetNetwork(torch.nn.Identity(), 8, 3, ClosedSetConfig(loss=loss, margin=0.0))
+    embedding = torch.randn(4, 8) * 7
+
+    taught = network.head(embedding, torch.tensor([0, 1, 2, 0]))
+
+    assert torch.allclose(network(embedding), taught, atol=1e-3)
+
+
+def test_a_margin_of_none_is_of_cosines_with_arcface_and_of_plain_logits_with_ce():
+    heads = {
+        loss: RecognitionRecipe(torch.nn.Identity(), RecognitionConfig(loss=loss, margin=0.0), 5).head
+        for loss in ("arcface", "ce")
+    }
+    embedding, label = torch.randn(2, 192), torch.tensor([1, 4])
+
+    assert torch.allclose(
+        heads["arcface"](embedding, label), heads["arcface"](embedding * 3, label), atol=1e-3
+    )
+    assert torch.allclose(heads["ce"](embedding, label) * 3, heads["ce"](embedding * 3, label), atol=1e-3)
+    assert 45.0 >= heads["arcface"](embedding, label).detach().abs().max()
 
 
 @pytest.mark.skipif(not TEACHER.is_file(), reason="needs the teacher's ONNX file in ../shared/teachers")

@@ -1,6 +1,8 @@
 """The sets that teach age, gender and emotion: read, aligned by our own landmarks, each with what it is worth."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -12,9 +14,11 @@ from engines.errors import MienError
 from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image, alignment_matrix
 from engines.spec import EMOTIONS
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
-from trainers.ffhq_layout import open_ffhq
+from trainers.ffhq_layout import MAX_AGE, open_ffhq
+from trainers.label_checks import FIVE_POINTS, Pictures, checked_rows, number, pictures, refuse_absent, word
 from trainers.recognition import utkface_part
 from trainers.transforms import replicate_black_border
+from trainers.whole_file import whole_file
 from trainers.zips import ImageZip, row_points
 
 Row = TypeVar("Row")
@@ -39,6 +43,16 @@ STORED = {
     "expw": (32.0, 0.45),
     "ffhq": (64.0, 0.46),
 }
+SPLIT = word("split", "train", "val", "test")
+UTKFACE = (number("age_years", 0, MAX_AGE), word("gender", "0", "1"))
+MTFL = (*FIVE_POINTS, SPLIT, word("gender", "1", "2", ""))
+FER_USAGE = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+FERPLUS = (
+    word("usage", *FER_USAGE.values()),
+    *(number(f"v_{name}", 0, 1000) for name in EMOTIONS),
+    number("unknown", 0, 1000, empty=True),
+)
+ALWAYS_THERE = sorted({*HARD_LABELS.values()} - {"contempt"})  # the seven emotions of a colour set
 CERTAINTY = {"emotion_masked": 0.86, "expw": 0.8}  # of a single label; the rest goes to the other seven
 
 
@@ -78,31 +92,32 @@ def evenly(rows: Sequence[Row], limit: int) -> list[Row]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def align_set(data: ImageZip, name: str, files: list[str], finder: FaceFinder, run: str = "") -> np.ndarray:
+def align_set(data: Pictures, name: str, files: list[str], finder: FaceFinder, run: str = "") -> np.ndarray:
     """Stored attribute crops of every file, by our own landmarks; grey 48 px pictures are enlarged first.
 
     The landmarks are kept in the folder `run`: they take minutes, and a resumed run needs them again.
+    Raises MienError naming every picture that cannot be read.
     """
-    kept = Path(run) / f"points_{name}_{len(files)}_{finder.landmarks.spec.weights_sha256[:12]}.npy"
+    key = hashlib.sha256(json.dumps([files, finder.landmarks.spec.weights_sha256]).encode()).hexdigest()
+    kept = Path(run) / f"points_{name}_{key[:12]}.npy"
     known = np.load(kept) if run and kept.is_file() else None
     crops = np.empty((len(files), STORED_SIZE, STORED_SIZE, 3), np.uint8)
     found = np.empty((len(files), 5, 2), np.float32)
-    for number, batch in enumerate(batched(files)):
-        rows = slice(number * 256, number * 256 + len(batch))
-        images = [stored_picture(data, name, file) for file in batch]
+    for k, batch in enumerate(batched(pictures(data, files))):
+        rows = slice(k * 256, k * 256 + len(batch))
+        images = [stored_picture(image, name) for image in batch]
         guess = box_from_interocular(images[0].shape[0], *STORED[name])
         boxes = np.tile(guess, (len(images), 1))
         found[rows] = known[rows] if known is not None else finder.refine(images, boxes)[0]
         cut = black_background_crop if name == "emotion_masked" else attribute_stored_crop
         crops[rows] = [cut(image, points) for image, points in zip(images, found[rows], strict=True)]
     if run and known is None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(kept, found)
+        with whole_file(kept) as file:
+            np.save(file, found)
     return crops
 
 
-def stored_picture(data: ImageZip, name: str, file: str) -> Image:
-    image = data.image(file)
+def stored_picture(image: Image, name: str) -> Image:
     if name == "ferplus":
         image = cv2.resize(image, (112, 112), interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
     return image
@@ -137,15 +152,43 @@ def fill_black(rng: np.random.Generator, crop: Image) -> Image:
     return np.where(crop.any(2, keepdims=True), crop, texture)
 
 
+def check_labels(folder: str, names: Sequence[str]) -> None:
+    """Raises MienError for what is wrong with the labels of the training parts, before any picture is looked at."""
+    for name in names:
+        if name == "ffhq":
+            with open_ffhq(folder) as faces:
+                faces.faces("train")
+            continue
+        with ImageZip(folder, name) as data:
+            TRAINING_ROWS[name](data)
+
+
+def utkface_rows(data: ImageZip, part: str) -> list[dict[str, str]]:
+    rows = [row for row in checked_rows(data, UTKFACE) if utkface_part(row["file"]) == part]
+    if part == "train":
+        refuse_absent(data.path, "gender", ("0", "1"), {row["gender"] for row in rows})
+    if not rows:
+        raise MienError(
+            f"{data.path}: no face in the {part} part, a tenth by the hash of its name; add faces"
+        )
+    return rows
+
+
 def utkface(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
     with ImageZip(config.data, "utkface") as data:
-        rows = [row for row in data.rows() if utkface_part(row["file"]) == part]
-        rows = evenly(rows, config.limit)
+        rows = evenly(utkface_rows(data, part), config.limit)
         names = tuple(row["file"] for row in rows)
         crops = align_set(data, "utkface", list(names), finder, run)
     age = np.array([float(row["age_years"]) for row in rows], np.float32)
     female = np.array([float(row["gender"]) for row in rows], np.float32)
     return LabelledFaces(crops, age, female, np.full((len(rows), len(EMOTIONS)), UNKNOWN, np.float32), names)
+
+
+def mtfl_rows(data: ImageZip) -> list[dict[str, str]]:
+    """The training rows with a gender."""
+    rows = [row for row in checked_rows(data, MTFL) if row["split"] == "train" and row["gender"]]
+    refuse_absent(data.path, "gender", ("1", "2"), {row["gender"] for row in rows})
+    return rows
 
 
 def mtfl(config: AttributeData, cut: Callable[[Image, Floats], Image] | None = None) -> LabelledFaces:
@@ -155,12 +198,10 @@ def mtfl(config: AttributeData, cut: Callable[[Image, Floats], Image] | None = N
     """
     cut = cut or attribute_stored_crop
     with ImageZip(config.data, "mtfl") as data:
-        rows = [row for row in data.rows() if row["split"] == "train" and row["gender"] in ("1", "2")]
-        rows = evenly(rows, config.limit)
-        images = (replicate_black_border(data.image(row["file"])) for row in rows)
-        crops = [cut(image, row_points(row)) for image, row in zip(images, rows, strict=True)]
-    if not rows:
-        raise MienError(f"{data.path}: no training row with gender 1 (male) or 2 (female)")
+        rows = evenly(mtfl_rows(data), config.limit)
+        points = [row_points(row) for row in rows]
+        images = pictures(data, [row["file"] for row in rows], points)
+        crops = [cut(replicate_black_border(i), p) for i, p in zip(images, points, strict=True)]
     female = np.array([row["gender"] == "2" for row in rows], np.float32)
     age = np.full(len(rows), UNKNOWN, np.float32)
     emotion = np.full((len(rows), len(EMOTIONS)), UNKNOWN, np.float32)
@@ -173,20 +214,24 @@ def ferplus_rows(data: ImageZip, part: str) -> list[dict[str, str]]:
     `test` keeps the PrivateTest pictures whose single highest vote is an emotion.
     """
     first: dict[str, dict[str, str]] = {}
-    for row in data.rows():
+    for row in checked_rows(data, FERPLUS, key="path"):
         first.setdefault(row["path"], row)
-    usage = {"train": ("Training",), "val": ("PublicTest",), "test": ("PrivateTest",)}[part]
-    rows = [row for row in first.values() if row["usage"] in usage and votes(row).sum() > 0]
+    usage = FER_USAGE[part]
+    rows = [row for row in first.values() if row["usage"] == usage and votes(row).sum() > 0]
     if not rows:
-        raise MienError(f"{data.path}: no voted row with the usage {usage[0]}, which {part} needs")
+        raise MienError(f"{data.path}: no voted row with the usage {usage}, which {part} needs")
     if part == "test":
         return [row for row in rows if clear_winner(row)]
-    return [
-        row for row in rows if row["dup_of"] not in first or first[row["dup_of"]]["usage"] == row["usage"]
-    ]
+    rows = [r for r in rows if first.get(r.get("dup_of") or "", r)["usage"] == r["usage"]]
+    if part == "train":
+        voted = np.sum([votes(row) for row in rows], axis=0)
+        refuse_absent(
+            data.path, "a vote for", EMOTIONS, [n for n, v in zip(EMOTIONS, voted, strict=True) if v]
+        )
+    return rows
 
 
-def votes(row: dict[str, str]) -> Floats:
+def votes(row: Mapping[str, str]) -> Floats:
     return np.array([float(row[f"v_{name}"]) for name in EMOTIONS], np.float32)
 
 
@@ -204,6 +249,12 @@ def ferplus(config: AttributeData, part: str, finder: FaceFinder, run: str = "")
     return _emotion_only(crops, emotion, names)
 
 
+def emotion_rows(data: ImageZip) -> list[dict[str, str]]:
+    rows = checked_rows(data, [word("emotion", *HARD_LABELS)])
+    refuse_absent(data.path, "emotion", ALWAYS_THERE, {HARD_LABELS[row["emotion"]] for row in rows})
+    return rows
+
+
 def hard_labelled(
     config: AttributeData,
     name: str,
@@ -212,7 +263,7 @@ def hard_labelled(
 ) -> LabelledFaces:
     """A colour set with one emotion a picture, smoothed by how far such a label can be trusted."""
     with ImageZip(config.data, name) as data:
-        rows = evenly(data.rows(), config.limit)
+        rows = evenly(emotion_rows(data), config.limit)
         names = [row["file"] for row in rows]
         crops = align_set(data, name, names, finder, run)
     sure = CERTAINTY[name]
@@ -231,6 +282,15 @@ def ffhq(config: AttributeData, part: str, finder: FaceFinder, run: str = "") ->
     age = np.array([row.age for row in rows], np.float32)
     female = np.array([row.female for row in rows], np.float32)
     return LabelledFaces(crops, age, female, np.stack([r.emotion for r in rows]), names)
+
+
+TRAINING_ROWS: dict[str, Callable[[ImageZip], list[dict[str, str]]]] = {
+    "utkface": lambda data: utkface_rows(data, "train"),
+    "ferplus": lambda data: ferplus_rows(data, "train"),
+    "mtfl": mtfl_rows,
+    "emotion_masked": emotion_rows,
+    "expw": emotion_rows,
+}
 
 
 def _emotion_only(

@@ -14,8 +14,18 @@ from engines.checkpoint import load_checkpoint
 from engines.errors import UsageError
 from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import AttributesNet, FaceResNet
-from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, fill_black, hard_labelled, mtfl, utkface
+from trainers.attribute_sets import (
+    LabelledFaces,
+    check_labels,
+    ferplus,
+    ffhq,
+    fill_black,
+    hard_labelled,
+    mtfl,
+    utkface,
+)
 from trainers.batched_changes import LEVELS
+from trainers.calibration import check_held_out
 from trainers.faces import FaceFinder, jittered, jittered_maps
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
@@ -208,6 +218,8 @@ def load_sets(config: AttributesConfig, finder: FaceFinder) -> list[LabelledFace
     wanted = config.sets.split(",")
     if unknown := [name for name in wanted if name not in SETS]:
         raise UsageError(f"sets={config.sets}: {unknown[0]!r} is none of {', '.join(SETS)}")
+    check_labels(config.data, wanted)
+    check_held_out(config.data)
     run = config.run
     read = {
         "utkface": lambda: utkface(config, "train", finder, run),

@@ -16,8 +16,9 @@ from engines.geometry import Floats
 from engines.networks import AttributesNet
 from engines.spec import ModelSpec
 from engines.stages import classify
-from trainers.attribute_sets import AttributeData, ferplus, utkface
+from trainers.attribute_sets import AttributeData, ferplus, ferplus_rows, utkface, utkface_rows
 from trainers.faces import FaceFinder, shown
+from trainers.zips import ImageZip
 
 CALIBRATION_FILE = "calibration.json"
 NUM_BINS = 15
@@ -67,6 +68,14 @@ def two_classes(female: Floats) -> Floats:
 def single_highest(votes: Floats) -> np.ndarray:
     """Which rows (N,) of the votes (N, C) have one winner."""
     return (votes == votes.max(1, keepdims=True)).sum(1) == 1
+
+
+def check_held_out(folder: str) -> None:
+    """Raises MienError where a part is missing that `calibrate` will need when training is over."""
+    with ImageZip(folder, "ferplus") as data:
+        ferplus_rows(data, "val")
+    with ImageZip(folder, "utkface") as data:
+        utkface_rows(data, "val")
 
 
 def calibrate(network: AttributesNet, spec: ModelSpec, config: AttributeData) -> dict[str, float]:

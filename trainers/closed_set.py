@@ -83,7 +83,7 @@ class ClosedSetNetwork(nn.Module):
         self, backbone: nn.Module, embedding_size: int, persons: int, config: ClosedSetConfig
     ) -> None:
         super().__init__()
-        margin = config.margin if config.loss == "arcface" else 0.0
+        margin = config.margin if config.loss == "arcface" else None
         self.backbone = backbone
         self.head = MarginHead(embedding_size, persons, config.scale, margin)
         self.angular = config.loss == "arcface"

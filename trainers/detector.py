@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
-from engines.errors import UsageError
+from engines.errors import MienError, UsageError
 from engines.geometry import FINE_STRIDES, location_centres
 from engines.networks import Detector
 from trainers.fit import FitOptions, Recipe, fit, image_batch
 from trainers.portraits import Paster, load_portraits
-from trainers.scenes import SceneSamples, load_scenes
+from trainers.scenes import Scene, SceneSamples, has_scenes, load_scenes
 from trainers.teacher import TeacherDetector
 from trainers.wider import load_wider
 
@@ -24,7 +24,9 @@ class DetectorConfig:
     data: str = "data"
     run: str = "runs/detector"
     yunet: str = ""  # YuNet's ONNX file: it boxes portraits to paste, and judges spoilt faces; none: neither
-    wider: str = ""  # WIDER FACE's folder, whose training pictures join the scenes; none: without
+    wider: str = (
+        ""  # WIDER FACE's folder, whose training pictures join the scenes, or do without; none: scenes alone
+    )
     start: str = (
         ""  # a folder of detector weights to start from, of which a shallower network takes what it has
     )
@@ -124,15 +126,25 @@ def take_layers(network: Detector, checkpoint: str) -> None:
     network.load_state_dict({k: other[k] for k in own})
 
 
+def training_scenes(folder: str, wider: str, limit: int = 0) -> list[Scene]:
+    """Of scenes.zip and WIDER FACE; of the latter alone where only that is there. Raises MienError without any face."""
+    scenes = [] if wider and not has_scenes(folder) else load_scenes(folder, limit)
+    if wider:
+        if not scenes:
+            print(f"{folder}: holds no scenes.zip, WIDER FACE is all there is", flush=True)
+        scenes += load_wider(wider, limit=limit)
+    if not any(len(scene.faces) for scene in scenes):
+        raise MienError(f"{wider or folder}: none of {len(scenes)} training scenes has a face; label some")
+    return scenes
+
+
 def train(config: DetectorConfig) -> nn.Module:
     torch.manual_seed(0)
     network = Detector(config.width, config.neck, config.blocks, config.towers)
     if config.start:
         take_layers(network, config.start)
     model = load_checkpoint(Path(config.learn_from))[0] if config.learn_from else None
-    scenes = load_scenes(config.data, config.limit)
-    if config.wider:
-        scenes += load_wider(config.wider, limit=config.limit)
+    scenes = training_scenes(config.data, config.wider, config.limit)
     teacher = TeacherDetector(config.yunet) if config.yunet else None
     paster = Paster(load_portraits(config.data, teacher, config.limit)) if teacher else None
     samples = SceneSamples(scenes, config.crop, paster, teacher)

@@ -12,12 +12,14 @@ from engines.runtime import load_engine
 from engines.stages import detect, embed
 from trainers.bootstrap import Figure
 from trainers.detection_metrics import Truth, judge
+from trainers.label_checks import checked_rows, pictures
 from trainers.measuring import STILL_BOX, EvaluationConfig, Figures, faces_through_chain
 from trainers.options import override
-from trainers.recognition import is_validation
-from trainers.scenes import load_scenes, spoilt
+from trainers.recognition import IDENTITY, is_validation
+from trainers.scenes import has_scenes, load_scenes, spoilt
 from trainers.teacher import TeacherDetector
 from trainers.verification import pairs_of, tar_at_far
+from trainers.wider import load_wider
 from trainers.zips import SEED, ImageZip
 
 MIN_FACE = 32.0  # px of the longer side
@@ -72,7 +74,9 @@ def choose_threshold(recipe: str, config: object, weights: Path) -> float:
     if recipe == "recognition":
         return _embedder_threshold(settings, weights)
     finder = load_engine("detector", backend="eager", size=SCENE_SIZE, weights=weights)
-    scenes = load_scenes(settings.data, limit or 400)
+    wider = getattr(config, "wider", "")
+    alone = wider and not has_scenes(settings.data)
+    scenes = load_wider(wider, limit=limit or 400) if alone else load_scenes(settings.data, limit or 400)
     if yunet := getattr(config, "yunet", ""):
         teacher = TeacherDetector(yunet)
         scenes += [spoilt(np.random.default_rng((SEED, i)), scene, teacher) for i, scene in enumerate(scenes)]
@@ -86,9 +90,14 @@ def choose_threshold(recipe: str, config: object, weights: Path) -> float:
 
 def _embedder_threshold(config: EvaluationConfig, weights: Path) -> float:
     """The shipped detector and landmarks find the faces; the new embedder judges them."""
+    if not (Path(config.data) / "celeba_faces.zip").is_file():  # it was trained without identities
+        return 0.5
     with ImageZip(config.data, "celeba_faces") as data:
-        rows = [row for row in data.rows() if is_validation(int(row["identity"]))][: config.limit or None]
-        images = [data.image(row["file"]) for row in rows]
+        rows = [r for r in checked_rows(data, [IDENTITY]) if is_validation(int(r["identity"]))]
+        rows = rows[: config.limit or None]
+        images = list(pictures(data, [row["file"] for row in rows]))
+    if not images:
+        return 0.5
     points, _ = faces_through_chain(config, images, (128, 128), STILL_BOX)
     crops = np.stack([recognition_crop(i, p) for i, p in zip(images, points, strict=True)])
     embeddings = embed(load_engine("embedder", backend="eager", weights=weights), crops)

@@ -9,6 +9,7 @@ from engines.geometry import Floats, Image
 from trainers.crops import crop_face
 from trainers.face_rows import FaceRecord
 from trainers.faces import box_from_landmarks
+from trainers.label_checks import far_outside
 from trainers.layouts import MTCNN_LISTS, MTFL_LISTS, UnreadableImage, celeba_list, open_faces
 
 ROOM_MARGIN, ROOM_SIDE = 1.8, 160  # of a detector's box: a crop of 1.25 has room to turn and shift
@@ -24,8 +25,8 @@ def is_landmark_folder(root: Path) -> bool:
 def listed_faces(root: Path, split: str, limit: int = 0) -> tuple[list[Image], Floats, Floats]:
     """Pictures around each face, boxes (M, 4) as a detector draws them, points (M, 5, 2), in px of the picture.
 
-    A row without an image and an image that cannot be read are left out and named. Raises MienError when
-    nothing is left.
+    A row without an image, an image that cannot be read and landmarks far outside it are left out and named.
+    Raises MienError when nothing is left.
     """
     images, cropped, bad = [], [], []
     with open_faces(root) as source:
@@ -34,10 +35,14 @@ def listed_faces(root: Path, split: str, limit: int = 0) -> tuple[list[Image], F
         for record in records[: limit or None]:
             whole = FaceRecord(record.file, box_xyxy=box_from_landmarks(record.points), points=record.points)
             try:
-                picture, moved = crop_face(source.image(record.file), whole, ROOM_MARGIN, ROOM_SIDE)
+                image = source.image(record.file)
             except UnreadableImage:
                 bad.append((record.file, "unreadable"))
                 continue
+            if far_outside(record.points, image):
+                bad.append((record.file, "landmarks far outside the picture"))
+                continue
+            picture, moved = crop_face(image, whole, ROOM_MARGIN, ROOM_SIDE)
             images.append(picture)
             cropped.append(moved)
     names = ", ".join(f"{file} ({reason})" for file, reason in bad[:NAMED])

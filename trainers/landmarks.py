@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
+from engines.errors import MienError
 from engines.geometry import (
     LANDMARK_SIZE,
     Floats,
@@ -21,6 +22,7 @@ from engines.networks import StackedHourglass
 from trainers.batched_changes import jitter_matrices, mirrored, moved
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
+from trainers.label_checks import FIVE_POINTS, box_xyxy, checked_rows, pictures, word
 from trainers.landmark_lists import is_landmark_folder, listed_faces
 from trainers.transforms import (
     LANDMARK_SWAP,
@@ -34,6 +36,7 @@ from trainers.zips import ImageZip, row_points
 
 # A detector draws forehead to chin; the human boxes of MTFL are tighter. Medians over 500 images (YuNet).
 BOX_SCALE, BOX_RISE = 1.43, 0.09
+LABELS = (*FIVE_POINTS, box_xyxy("bx1", "by1", "bx2", "by2"), word("split", "train", "val", "test"))
 HELD_ROOM = (
     64  # px around a crop that is held on the device: turned by 45 degrees it needs 1.4 times its side
 )
@@ -120,15 +123,20 @@ class LandmarkRecipe(Recipe):
 
 
 def load_samples(config: LandmarksConfig, split: str = "train") -> LandmarkSamples:
-    """From mtfl.zip, or from a folder in the layout of MTCNN's lists, MTFL or CelebA."""
+    """From mtfl.zip, or from a folder in the layout of MTCNN's lists, MTFL or CelebA.
+
+    Raises MienError naming what is wrong with the labels and the pictures.
+    """
     if not (Path(config.data) / "mtfl.zip").is_file() and is_landmark_folder(Path(config.data)):
         return LandmarkSamples(*listed_faces(Path(config.data), split, config.limit))
     with ImageZip(config.data, "mtfl") as data:
-        rows = [row for row in data.rows() if row["split"] == split]
+        rows = [row for row in checked_rows(data, LABELS) if row["split"] == split]
+        if not rows:
+            raise MienError(f"{data.path}: no row of labels.csv has the split {split}; set it on some")
         rows = rows[: config.limit] if config.limit else rows
-        images = [replicate_black_border(data.image(row["file"])) for row in rows]
-    boxes = np.stack([detector_like_box(row) for row in rows])
-    return LandmarkSamples(images, boxes, np.stack([row_points(row) for row in rows]))
+        points = np.stack([row_points(row) for row in rows])
+        images = [replicate_black_border(i) for i in pictures(data, [row["file"] for row in rows], points)]
+    return LandmarkSamples(images, np.stack([detector_like_box(row) for row in rows]), points)
 
 
 def train(config: LandmarksConfig) -> nn.Module:

@@ -212,19 +212,28 @@ def celeba_problem(file: str, present: set[str], people: dict | None, boxes: dic
 def list_faces(paths: Sequence[Path]) -> FaceSource:
     """MTCNN's lists (left right top bottom, then x y of each point) and MTFL's (five x, five y, four labels).
 
-    Both have 14 values a row; MTFL's end in gender, smile, glasses (1 or 2) and pose (1 to 5).
+    Both have 14 values a row; MTFL's end in gender, smile, glasses (1 or 2) and pose (1 to 5). A list is MTFL's
+    where most rows end so; its others, and boxes of MTCNN's that end before they begin, are problems.
     """
     root, records, problems = paths[0].parent, [], []
     for path in paths:
         split = "val" if path.name.startswith("test") else "train"
-        for file, values in table(path, 14).items():
+        rows = table(path, 14)
+        mtfl = 2 * sum(map(is_mtfl, rows.values())) > len(rows)
+        for file, values in rows.items():
             if not (root / file).is_file():
                 problems.append((file, f"a row in {path.name}, there is no such image"))
-            elif is_mtfl(values):
+            elif mtfl and is_mtfl(values):
                 points = np.array(values[:10], np.float32).reshape(2, 5).T.copy()
                 records.append(FaceRecord(file, "", box_from_landmarks(points), points, split=split))
+            elif mtfl:
+                labels = " ".join(f"{value:g}" for value in values[10:])
+                problems.append((file, f"gender, smile, glasses, pose {labels} in {path.name}"))
             else:
                 left, right, top, bottom = values[:4]
+                if left >= right or top >= bottom:
+                    problems.append((file, f"its box in {path.name} ends before it begins"))
+                    continue
                 points = np.array(values[4:], np.float32).reshape(5, 2)
                 box = np.array([left, top, right, bottom], np.float32)
                 records.append(FaceRecord(file, "", box, points, split=split))
@@ -232,4 +241,5 @@ def list_faces(paths: Sequence[Path]) -> FaceSource:
 
 
 def is_mtfl(values: Sequence[float]) -> bool:
-    return all(value in (1, 2, 3, 4, 5) for value in values[10:])
+    *two, pose = values[10:]
+    return all(value in (1, 2) for value in two) and pose in (1, 2, 3, 4, 5)

@@ -4,6 +4,7 @@ Three quarters of the patches are hidden; a small decoder draws them from the re
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from engines.networks.expression import AttentionBlock, VisionTransformer, sine_
 from trainers.expression_crops import changed
 from trainers.faces import FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.label_checks import checked_rows, number, pictures
+from trainers.whole_file import whole_file
 from trainers.zips import ImageZip
 
 MASKED = 0.75  # sec. 4.1
@@ -95,10 +98,11 @@ def unlabelled_faces(folder: str, limit: int) -> list[np.ndarray]:
             data = ImageZip(folder, name)
         except MienError:
             continue  # a user's own folders have no such set beside them
+        checks = [number("identity", 0, math.inf, int)] if name == "celeba_faces" else []
         with data:
             rows = [
                 row
-                for row in data.rows()
+                for row in checked_rows(data, checks)
                 if (
                     utkface_part(row["file"]) == "train"
                     if name == "utkface"
@@ -106,13 +110,13 @@ def unlabelled_faces(folder: str, limit: int) -> list[np.ndarray]:
                 )
             ]
             finder, crops = FaceFinder(), []
-            for batch in batched([row["file"] for row in rows][: limit or None]):
-                images = [data.image(file) for file in batch]
+            for images in batched(pictures(data, [row["file"] for row in rows][: limit or None])):
                 side = images[0].shape[0]
                 guess = box_from_interocular(side, interocular * side / 112, height)
                 points, _ = finder.refine(images, np.tile(guess, (len(images), 1)))
                 crops += [stored_crop(i, p, ATTRIBUTE_TEMPLATE) for i, p in zip(images, points, strict=True)]
-        found.append(np.stack(crops))
+        if crops:
+            found.append(np.stack(crops))
     return found
 
 
@@ -128,5 +132,6 @@ def pretrain(
     done = run / "encoder.pt"
     if not done.is_file():
         trained = fit(MaskedRecipe(MaskedAutoencoder(encoder), options), samples, run)
-        torch.save(trained.encoder.state_dict(), done)
+        with whole_file(done) as file:
+            torch.save(trained.encoder.state_dict(), file)
     encoder.load_state_dict(torch.load(done, weights_only=True))

@@ -7,11 +7,14 @@ import cv2
 import numpy as np
 
 from engines.geometry import Floats, Image
+from trainers.ffhq_layout import ffhq_part
+from trainers.label_checks import checked_rows, pictures, word
 from trainers.teacher import TeacherDetector
 from trainers.transforms import replicate_black_border
 from trainers.zips import ImageZip
 
 PROFILES = ("1", "5")  # MTFL's poses: turned fully to the left, to the right
+LABELS = (word("split", "train", "val", "test"), word("pose", "1", "2", "3", "4", "5", ""))
 PROFILE_SHARE = 0.3  # of what is pasted; a fiftieth of MTFL is
 DECOY_SHARE = 0.25  # pasted pieces that show no face, so that the seam does not give a face away
 SIZES = (10.0, 300.0)  # px, longer side of a pasted face
@@ -28,19 +31,23 @@ class Portrait:
 
 
 def load_portraits(folder: str, teacher: TeacherDetector, limit: int = 0) -> list[Portrait]:
-    """MTFL's training part and FFHQ's training part, boxed by the teacher; what it does not find is left out."""
+    """MTFL's training part and FFHQ's training part, boxed by the teacher; what it does not find is left out.
+
+    Raises MienError naming the labels and pictures that are wrong.
+    """
     found = ((image, profile, teacher.central(image)) for image, profile in _pictures(folder, limit))
     return [Portrait(image, box, profile) for image, profile, box in found if box is not None]
 
 
 def _pictures(folder: str, limit: int) -> Iterator[tuple[Image, bool]]:
     with ImageZip(folder, "mtfl") as data:
-        rows = [row for row in data.rows() if row["split"] == "train"]
-        for row in rows[: limit or None]:
-            yield replicate_black_border(data.image(row["file"])), row["pose"] in PROFILES
+        rows = [row for row in checked_rows(data, LABELS) if row["split"] == "train"][: limit or None]
+        for image, row in zip(pictures(data, [row["file"] for row in rows]), rows, strict=True):
+            yield replicate_black_border(image), row.get("pose") in PROFILES
     with ImageZip(folder, "ffhq") as data:
-        for name in data.names()[: limit or None]:
-            yield data.image(name), False
+        names = [name for name in data.names() if ffhq_part(name) == "train"][: limit or None]
+        for image in pictures(data, names):
+            yield image, False
 
 
 class Paster:

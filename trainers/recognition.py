@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.checkpoint import load_checkpoint
-from engines.errors import UsageError
+from engines.checkpoint import file_sha256, load_checkpoint
+from engines.errors import MienError, UsageError
 from engines.geometry import FACE_SIZE, Floats, Image, warp
 from engines.networks import FaceResNet
 from trainers.batched_changes import mirrored
@@ -27,15 +28,19 @@ from trainers.faces import (
 )
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
-from trainers.scenes import is_held_out
+from trainers.label_checks import FIVE_POINTS, checked_rows, first_wrong, number, pictures, word
+from trainers.scenes import SCENE, is_held_out
 from trainers.teacher import TeacherEmbedder
 from trainers.transforms import jitter_matrix, replicate_black_border
 from trainers.verification import read_pairs
+from trainers.whole_file import whole_file
 from trainers.zips import SEED, ImageZip, row_points
 
 LFW_BOX = box_from_interocular(128, 33.0, 0.42)  # the pictures are centred on the face
 LFW_MEETS = 0.60  # mean teacher cosine from which a CelebA identity is taken for an LFW person
 SMALLEST_SCENE_FACE = 48  # px, longer side of the box
+LOSSES = ("arcface", "ce")
+IDENTITY = number("identity", 0, math.inf, int)
 ANY_VIEW = 2**20  # views of a face where no teacher has to see them first
 
 
@@ -78,22 +83,64 @@ def is_validation(identity: int) -> bool:
     return identity % 10 == 7
 
 
+def check_labels(config: RecognitionConfig) -> None:
+    """Raises MienError for a zip that is not there and for wrong labels, before any picture is looked at."""
+    if config.labelled:
+        with ImageZip(config.data, "celeba_faces") as data:
+            celeba_rows(data)
+    if not config.teacher:
+        return
+    for name, read in (("mtfl", mtfl_rows), ("scenes", scene_rows)):
+        with ImageZip(config.data, name) as data:
+            read(data)
+    for name in ("utkface", "expw", "emotion_masked", *(["lfw"] if config.labelled else [])):
+        with ImageZip(config.data, name):
+            pass
+
+
+def celeba_rows(data: ImageZip) -> list[dict[str, str]]:
+    """The rows of the training identities."""
+    checked = checked_rows(data, (IDENTITY, *FIVE_POINTS))
+    rows = [row for row in checked if not is_validation(int(row["identity"]))]
+    if (people := len({row["identity"] for row in rows})) < 2:
+        raise MienError(
+            f"{data.path}: {people} identities to train on, those that end in 7 being held out; it needs two or more"
+        )
+    return rows
+
+
 def celeba_faces(config: RecognitionConfig) -> tuple[list[Image], list[int]]:
     """Aligned crops and identities of the training identities."""
     with ImageZip(config.data, "celeba_faces") as data:
-        rows = [row for row in data.rows() if not is_validation(int(row["identity"]))]
-        rows = rows[: config.limit] if config.limit else rows
-        crops = [stored_crop(data.image(row["file"]), row_points(row)) for row in rows]
+        rows = celeba_rows(data)[: config.limit or None]
+        crops = aligned_crops(data, rows)
     return crops, [int(row["identity"]) for row in rows]
+
+
+def aligned_crops(data: ImageZip, rows: list[dict[str, str]], filled: bool = False) -> list[Image]:
+    """Each picture, its black border `filled`, aligned by its row's landmarks.
+
+    Raises MienError naming every picture that cannot be used.
+    """
+    points = [row_points(row) for row in rows]
+    images = pictures(data, [row["file"] for row in rows], points)
+    return [
+        stored_crop(replicate_black_border(i) if filled else i, p)
+        for i, p in zip(images, points, strict=True)
+    ]
+
+
+def mtfl_rows(data: ImageZip) -> list[dict[str, str]]:
+    """The training rows without LFW's people."""
+    rows = checked_rows(data, (*FIVE_POINTS, word("split", "train", "val", "test")))
+    return [r for r in rows if r["split"] == "train" and not r["file"].startswith("lfw_5590")]
 
 
 def unlabelled_faces(config: RecognitionConfig, finder: FaceFinder) -> list[Image]:
     """Aligned crops of MTFL (without LFW's people), UTKFace's training part, ExpW, AffectNet's and the scenes'."""
-    crops: list[Image] = []
     with ImageZip(config.data, "mtfl") as data:
-        rows = [r for r in data.rows() if r["split"] == "train" and not r["file"].startswith("lfw_5590")]
-        for row in rows[: config.limit or None]:
-            crops.append(stored_crop(replicate_black_border(data.image(row["file"])), row_points(row)))
+        rows = mtfl_rows(data)[: config.limit or None]
+        crops = aligned_crops(data, rows, filled=True)
     for name, interocular, height in (
         ("utkface", 43.0, 0.36),
         ("expw", 32.0, 0.4),
@@ -101,8 +148,7 @@ def unlabelled_faces(config: RecognitionConfig, finder: FaceFinder) -> list[Imag
     ):
         with ImageZip(config.data, name) as data:
             names = [n for n in data.names() if name != "utkface" or utkface_part(n) == "train"]
-            for batch in batched(names[: config.limit or None]):
-                images = [data.image(n) for n in batch]
+            for images in batched(pictures(data, names[: config.limit or None])):
                 guess = box_from_interocular(images[0].shape[0], interocular, height)
                 points, sure = finder.refine(images, np.tile(guess, (len(images), 1)))
                 crops += [stored_crop(i, p) for i, p, c in zip(images, points, sure, strict=True) if c > 0.6]
@@ -111,19 +157,29 @@ def unlabelled_faces(config: RecognitionConfig, finder: FaceFinder) -> list[Imag
 
 def scene_faces(config: RecognitionConfig) -> list[Image]:
     """Aligned crops of the larger faces in the detector's training scenes; its portraits are CelebA's people."""
-    crops: list[Image] = []
     with ImageZip(config.data, "scenes") as data:
-        held_out = is_held_out(data.names())
-        for row in data.rows():
-            name = row["file"]
-            if held_out[name] or name.startswith("portrait") or row["origin"] != "scrfd":
-                continue
-            side = max(float(row["x2"]) - float(row["x1"]), float(row["y2"]) - float(row["y1"]))
-            if side >= SMALLEST_SCENE_FACE and float(row["score"]) >= 0.5:
-                crops.append(stored_crop(data.image(name), row_points(row)))
-            if config.limit and len(crops) >= config.limit:
-                break
-    return crops
+        return aligned_crops(data, scene_rows(data)[: config.limit or None])
+
+
+def scene_rows(data: ImageZip) -> list[dict[str, str]]:
+    """SCRFD's sure and large faces in the training scenes, portraits left out."""
+
+    def landmarks(row: Mapping[str, str]) -> str:
+        return first_wrong(row, FIVE_POINTS) if row.get("origin") == "scrfd" else ""
+
+    held_out = is_held_out(data.names())
+    rows = [
+        row
+        for row in checked_rows(data, (*SCENE, landmarks), suffix=".webp")
+        if row["origin"] == "scrfd" and not held_out[row["file"]] and not row["file"].startswith("portrait")
+    ]
+    return [
+        row for row in rows if float(row["score"] or 1) >= 0.5 and longer_side(row) >= SMALLEST_SCENE_FACE
+    ]
+
+
+def longer_side(row: Mapping[str, str]) -> float:
+    return max(float(row["x2"]) - float(row["x1"]), float(row["y2"]) - float(row["y1"]))
 
 
 def lfw_faces(config: RecognitionConfig, finder: FaceFinder) -> dict[str, Image]:
@@ -132,12 +188,11 @@ def lfw_faces(config: RecognitionConfig, finder: FaceFinder) -> dict[str, Image]
         pairs, _, _ = read_pairs(data)
         names = sorted({name for pair in pairs for name in pair})
         names = names[: config.limit] if config.limit else names
-        crops: dict[str, Image] = {}
-        for batch in batched(names):
-            images = [data.image(n) for n in batch]
+        crops: list[Image] = []
+        for images in batched(pictures(data, names)):
             points, _ = finder.refine(images, np.tile(LFW_BOX, (len(images), 1)))
-            crops |= {n: stored_crop(i, p) for n, i, p in zip(batch, images, points, strict=True)}
-    return crops
+            crops += [stored_crop(i, p) for i, p in zip(images, points, strict=True)]
+    return dict(zip(names, crops, strict=True))
 
 
 def meets_lfw(identity: np.ndarray, embeddings: Floats, lfw: Floats) -> set[int]:
@@ -172,6 +227,7 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
         )
     if config.views < 1:
         raise UsageError(f"views={config.views}: a teacher has to see at least one view of each face")
+    check_labels(config)
     finder = FaceFinder()
     crops, identity = celeba_faces(config) if config.labelled else ([], [])
     if not config.teacher:
@@ -193,9 +249,12 @@ def load_faces(config: RecognitionConfig) -> FaceSet:
 def teacher_views(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np.ndarray) -> Floats:
     """The teacher's answers (M, V, D) to a view and its mirror image together: a better teacher than of one side.
 
-    They take minutes and a resumed run needs them: they are kept in the run's folder.
+    They take minutes and a resumed run needs them: they are kept in the run's folder, by teacher and crops.
     """
-    kept = Path(config.run) / f"teacher_{len(faces)}x{config.views}_both_sides.npy"
+    weights = Path(config.teacher)
+    key = hashlib.sha256(file_sha256(weights).encode() if weights.is_file() else b"")
+    key.update(np.ascontiguousarray(faces))
+    kept = Path(config.run) / f"teacher_{len(faces)}x{config.views}_{key.hexdigest()[:12]}.npy"
     if kept.is_file():
         return np.load(kept)
     answers = []
@@ -204,8 +263,8 @@ def teacher_views(config: RecognitionConfig, teacher: TeacherEmbedder, faces: np
         both = teacher(seen) + teacher(seen[:, :, ::-1])
         both /= np.linalg.norm(both, axis=1, keepdims=True).clip(1e-6)
         answers.append(both.reshape(len(rows), config.views, -1))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    np.save(kept, np.concatenate(answers))
+    with whole_file(kept) as file:
+        np.save(file, np.concatenate(answers))
     return np.load(kept)
 
 
@@ -251,9 +310,12 @@ class FaceSamples(RandomSamples):
 
 
 class MarginHead(nn.Module):
-    """Training only: class logits of embeddings, plain (CE) or with an additive angular margin (ArcFace)."""
+    """Training only: class logits of embeddings, with an additive angular margin (ArcFace) or plain (CE).
 
-    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float) -> None:
+    A margin of 0 is that of scaled cosines; None is for plain logits, which no scale changes.
+    """
+
+    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes, embedding_size) * 0.05)
         self.scale, self.margin = scale, margin
@@ -261,7 +323,7 @@ class MarginHead(nn.Module):
 
     def forward(self, embedding: Tensor, label: Tensor, share: float = 1.0) -> Tensor:
         """`share` (0..1) of the margin, and of the way from `first_scale` to the scale: less than 1 to begin with."""
-        if self.margin == 0:
+        if self.margin is None:
             return embedding @ self.weight.T
         cosine = F.normalize(embedding) @ F.normalize(self.weight).T
         angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
@@ -283,7 +345,7 @@ class RecognitionRecipe(Recipe):
 
     def __init__(self, network: nn.Module, config: RecognitionConfig, classes: int) -> None:
         super().__init__(network, config.fit)
-        margin = config.margin if config.loss == "arcface" else 0.0
+        margin = config.margin if config.loss == "arcface" else None
         self.head = MarginHead(config.embedding_size, classes, config.scale, margin)
         self.distils = bool(config.teacher)
         self.identity_weight = config.identity_weight if self.distils else 1.0
@@ -325,6 +387,8 @@ def first_network(config: RecognitionConfig) -> FaceResNet:
 
 def train(config: RecognitionConfig) -> nn.Module:
     torch.manual_seed(0)
+    if config.loss not in LOSSES:
+        raise UsageError(f"loss={config.loss}: is none of {', '.join(LOSSES)}")
     network = first_network(config)  # before the teacher takes its minutes
     faces = load_faces(config)
     if faces.teacher is not None and faces.teacher.shape[2] != config.embedding_size:

@@ -1,14 +1,17 @@
 """The detector's data: full scenes, labels of several origins merged, random crops that show faces of every size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from engines.errors import MienError
 from engines.geometry import FINE_STRIDES, GREY, Floats, Image, iou_matrix, location_centres
 from trainers.detection_metrics import Truth
 from trainers.fit import RandomSamples
+from trainers.label_checks import box_xyxy, checked_rows, number, pictures, word
 from trainers.portraits import Paster
 from trainers.teacher import TeacherDetector
 from trainers.transforms import photometric
@@ -26,6 +29,15 @@ PASTED = 0.35  # share of crops with a pasted portrait
 SPOILT = 0.15  # share of samples made dark and blurred, and labelled anew by the teacher
 JUDGED_SIDE = 24  # px: a spoilt face at least so large that the teacher does not see is none
 PART_OF_FACE = 0.2  # less of a face than this is a part of one (an ear, hair), and no face
+CORNERS = ("x1", "y1", "x2", "y2")
+BOX = box_xyxy(*CORNERS)
+
+
+def _drawn(row: Mapping[str, str]) -> str:
+    return "" if row.get("origin") == "none" else BOX(row)
+
+
+SCENE = (word("origin", "human", "scrfd", "yunet", "none"), number("score", 0, 1, empty=True), _drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +52,7 @@ class Scene:
 
 def _boxes(rows: list[dict[str, str]], origin: str, low: float, high: float = 2.0) -> Floats:
     chosen = [r for r in rows if r["origin"] == origin and low <= float(r["score"] or 1) < high]
-    return np.array([[float(r[k]) for k in ("x1", "y1", "x2", "y2")] for r in chosen], np.float32).reshape(
-        -1, 4
-    )
+    return np.array([[float(r[k]) for k in CORNERS] for r in chosen], np.float32).reshape(-1, 4)
 
 
 def _unmatched(boxes: Floats, others: Floats, max_iou: float = 0.4) -> np.ndarray:
@@ -67,6 +77,10 @@ def merge_labels(rows: list[dict[str, str]]) -> tuple[Floats, Floats]:
     return faces, doubtful[_unmatched(doubtful, faces)]
 
 
+def has_scenes(folder: str) -> bool:
+    return (Path(folder) / "scenes.zip").is_file()
+
+
 def is_held_out(names: list[str]) -> dict[str, bool]:
     return {name: i % HELD_OUT_EVERY == 0 for i, name in enumerate(sorted(names))}
 
@@ -78,25 +92,37 @@ def fingerprint(image: Image) -> np.ndarray:
 
 
 def rows_by_file(data: ImageZip) -> dict[str, list[dict[str, str]]]:
-    """The label rows of every picture, in the order of the names; none for a picture without labels."""
+    """The label rows of every picture, in the order of the names; none for a picture without labels.
+
+    Raises MienError naming the rows that are wrong.
+    """
     by_file: dict[str, list[dict[str, str]]] = {name: [] for name in data.names()}
-    for row in data.rows():
+    for row in checked_rows(data, SCENE, suffix=".webp"):
         by_file[row["file"]].append(row)
     return by_file
 
 
 def load_scenes(folder: str, limit: int = 0) -> list[Scene]:
-    """The training scenes: held-out ones and their near-duplicates left out."""
+    """The training scenes: held-out ones and their near-duplicates left out.
+
+    Raises MienError naming the labels and pictures that are wrong.
+    """
     with ImageZip(folder, "scenes") as data:
         by_file = rows_by_file(data)
         names = list(by_file)
         held_out = is_held_out(names)
         kept = [n for n in names if not held_out[n]]
         kept = kept[:: max(1, len(kept) // limit)][:limit] if limit else kept
-        scenes = [Scene(n, data.image(n), *merge_labels(by_file[n])) for n in kept]
+        if not kept:
+            raise MienError(f"{data.path}: {len(names)} scenes, of which none is for training; add scenes")
+        labels = [merge_labels(by_file[n]) for n in kept]
+        corners = [np.concatenate(both).reshape(-1, 2) for both in labels]
+        images = pictures(data, kept, corners)
+        scenes = [Scene(n, i, *both) for i, n, both in zip(images, kept, labels, strict=True)]
         if limit:
             return scenes
-        apart = np.stack([fingerprint(data.image(n)) for n in names if held_out[n]]).astype(np.int32)
+        others = pictures(data, [n for n in names if held_out[n]])
+        apart = np.stack([fingerprint(image) for image in others]).astype(np.int32)
     prints = np.stack([fingerprint(s.image) for s in scenes]).astype(np.int32)
     same = prints @ apart.T + (1 - prints) @ (1 - apart).T  # bits in common
     return [scene for scene, common in zip(scenes, same.max(1), strict=True) if common < 256 - 24]

@@ -16,6 +16,9 @@ import numpy as np
 
 from engines.errors import MienError
 from engines.geometry import Floats
+from trainers.expression_data import refuse
+from trainers.ffhq_layout import ImageFolder
+from trainers.label_checks import pictures
 from trainers.scenes import Scene
 
 INVALID = 7  # the column that marks a box nobody can be sure of
@@ -82,16 +85,15 @@ def split_boxes(rows: list[list[int]]) -> tuple[Floats, Floats]:
 def wider_scenes(root: str | Path, split: str = "val", max_side: int = 0, limit: int = 0) -> Iterator[Scene]:
     """Pictures one by one as scenes, invalid boxes as doubtful; `max_side` shrinks larger ones (0: as they are).
 
-    Raises MienError for a list or a picture that is missing or cannot be read.
+    Raises MienError for a list that is missing or does not fit; for pictures that are missing, before the first,
+    and for those that cannot be read, after the last, naming them.
     """
     base = Path(root)
     images = find_images(base, split)
     entries = read_list(find_list(base, split))
     entries = entries[:: max(1, len(entries) // limit)][:limit] if limit else entries
-    for entry in entries:
-        image = cv2.imread(str(images / entry.path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise MienError(f"{images / entry.path}: missing or not a picture; unpack WIDER FACE again")
+    refuse(str(images), [f"{e.path} is missing" for e in entries if not (images / e.path).is_file()])
+    for image, entry in zip(pictures(ImageFolder(images), [e.path for e in entries]), entries, strict=True):
         scale = min(1.0, max_side / max(image.shape[:2])) if max_side else 1.0
         if scale < 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

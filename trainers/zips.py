@@ -3,6 +3,7 @@
 import csv
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from engines.errors import MienError
 from engines.geometry import Image
 
 SEED = 281
+POINT_COLUMNS = tuple(f"{point}{axis}" for point in ("le", "re", "n", "lm", "rm") for axis in "xy")
 
 
 class ImageZip:
@@ -34,7 +36,13 @@ class ImageZip:
         return sorted(name for name in self._zip.namelist() if name.endswith(suffix))
 
     def text(self, name: str) -> str:
-        return self._zip.read(name).decode("utf-8")
+        """Raises MienError where the zip has no such file, or it is not UTF-8."""
+        try:
+            return self._zip.read(name).decode("utf-8-sig")  # spreadsheets put a mark before the first column
+        except KeyError:
+            raise MienError(f"{self.path}: there is no {name} in it") from None
+        except UnicodeDecodeError as error:
+            raise MienError(f"{self.path}: {name}: {error}; save it as UTF-8") from None
 
     def bytes_of(self, name: str) -> bytes:
         return self._zip.read(name)
@@ -43,8 +51,14 @@ class ImageZip:
         return list(csv.DictReader(io.StringIO(self.text(name))))
 
     def image(self, name: str) -> Image:
-        """HxWx3 uint8 BGR."""
-        image = cv2.imdecode(np.frombuffer(self._zip.read(name), np.uint8), cv2.IMREAD_COLOR)
+        """HxWx3 uint8 BGR. Raises MienError, naming what is missing or cannot be read."""
+        try:
+            content = self._zip.read(name)
+        except KeyError:
+            raise MienError(f"{self.path}: {name} is missing") from None
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise MienError(f"{self.path}: {name} cannot be read ({error})") from None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         if image is None:
             raise MienError(f"{self.path}: {name} is not an image that OpenCV can read")
         return image.astype(np.uint8, copy=False)
@@ -52,5 +66,4 @@ class ImageZip:
 
 def row_points(row: dict[str, str]) -> np.ndarray:
     """The five landmarks (5, 2) float32 of a label row."""
-    values = [float(row[f"{point}{axis}"]) for point in ("le", "re", "n", "lm", "rm") for axis in "xy"]
-    return np.array(values, np.float32).reshape(5, 2)
+    return np.array([float(row[column]) for column in POINT_COLUMNS], np.float32).reshape(5, 2)
