@@ -220,7 +220,8 @@ def test_small_images_are_for_networks_that_take_any_size():
         train_closed_set(["small=64", "network=face_resnet"])
 
 
-def test_images_are_small_in_the_first_part_of_training_and_whole_after(monkeypatch):
+@pytest.mark.parametrize(("share", "sides"), [(0.5, (64, 64, 112, 112)), (1.0, (64, 64, 64, 64))])
+def test_images_are_small_in_the_first_part_of_training_and_whole_after(share, sides, monkeypatch):
     seen = []
 
     class Watched(nn.Sequential):
@@ -228,16 +229,17 @@ def test_images_are_small_in_the_first_part_of_training_and_whole_after(monkeypa
             seen.append(tuple(x.shape[2:]))
             return super().forward(x)
 
-    config = ClosedSetConfig(small=64, small_share=0.5, loss="ce")
+    config = ClosedSetConfig(small=64, small_share=share, loss="ce")
     backbone = Watched(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     recipe = ClosedSetRecipe(ClosedSetNetwork(backbone, 3, 3, config), config)
     batch = torch.randint(256, (2, 112, 112, 3), dtype=torch.uint8), torch.tensor([0, 2])
 
-    for done in (0.0, 0.49, 0.5, 1.0):
+    for done in (0.0, 0.49, 0.5):
         monkeypatch.setattr(recipe, "share_done", lambda _, done=done: done)
         recipe.loss(batch)
 
-    assert [(64, 64), (64, 64), (112, 112), (112, 112)] == seen
+    recipe.network(torch.zeros((1, 3, 112, 112)))  # as it is judged
+    assert [(side, side) for side in sides] == seen
 
 
 def test_training_before_aligning_says_what_to_run(tmp_path):

@@ -52,10 +52,8 @@ class ClosedSetConfig:
     rise: float = 0.3  # share of a training from scratch without margin, and the next over which s and m rise
     label_smoothing: float = 0.1  # of cross-entropy
     degrees: float = 10.0  # of random turning
-    small: int = (
-        0  # px: side of the images in the first part of training, which then goes faster; 0: 112 throughout
-    )
-    small_share: float = 0.7  # how large that part is, of the batches or of the time
+    small: int = 0  # px: side of the images in the first part of training, which is faster; 0: all are of 112
+    small_share: float = 0.7  # how large that part is, of batches or of time; 1: all, and it is judged so
     mirror: bool = True  # judge a face and its mirror image together
     limit: int = 0  # persons; 0 is all
     fit: FitOptions = field(
@@ -87,9 +85,10 @@ class ClosedSetNetwork(nn.Module):
         self.backbone = backbone
         self.head = MarginHead(embedding_size, persons, config.scale, margin)
         self.angular = config.loss == "arcface"
+        self.judged_size = config.small if config.small_share >= 1 else 0
 
     def forward(self, x: Tensor) -> Tensor:
-        embedding = self.backbone(x)  # (B, D)
+        embedding = self.backbone(shrunk(x, self.judged_size))  # (B, D)
         if not self.angular:
             return embedding @ self.head.weight.T
         return F.normalize(embedding) @ F.normalize(self.head.weight).T * self.head.scale
@@ -107,18 +106,18 @@ class ClosedSetRecipe(Recipe):
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, label = batch
         done = self.share_done(self.global_step)
-        embedding = self.network.backbone(self.shrunk(image_batch(images), done)).float()
+        size = self.small if done < self.small_share or self.network.judged_size else 0
+        embedding = self.network.backbone(shrunk(image_batch(images), size)).float()
         share = risen(done, self.rise)
         with torch.autocast(embedding.device.type, enabled=False):  # bf16 is too coarse for angles
             logits = self.network.head(embedding, label, share)
         loss = F.cross_entropy(logits, label, label_smoothing=self.smoothing)
         return loss, {"right": (logits.argmax(1) == label).float().mean()}
 
-    def shrunk(self, x: Tensor, done: float) -> Tensor:
-        """Small images first (Tan and Le 2021, "EfficientNetV2", sec. 4): (B, 3, 112, 112) -> (B, 3, S, S)."""
-        if not self.small or done >= self.small_share:
-            return x
-        return F.interpolate(x, (self.small, self.small), mode="bilinear", antialias=True)
+
+def shrunk(x: Tensor, size: int) -> Tensor:
+    """Small images first (Tan and Le 2021, "EfficientNetV2", sec. 4): (B, 3, 112, 112) -> (B, 3, S, S); 0: as is."""
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True) if size else x
 
 
 def train_closed_set(settings: Sequence[str]) -> Path:
