@@ -4,8 +4,8 @@
 
 Every face in every frame. Of each video those stretches are taken that show the most faces, one in each of as many
 equal parts of its length; each is a video of its own to the chain. Who is to be seen there is enrolled, so that names
-are compared, too. What is compared, and the tolerances, are in bench/deviations.py; where one is not held the exit
-code is 1.
+are compared, too. What is compared is in bench/deviations.py, the tolerances are in bench/tolerances.py; where
+one is not held the exit code is 1.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.deviations import TOLERANCES, Frames, beyond, compare, figures
+from bench.deviations import Frames, beyond, compare, figures
+from bench.tolerances import TOLERANCES
 from daemon.config import CameraConfig, Config
 from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
 from daemon.pipeline import FacePipeline

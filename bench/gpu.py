@@ -1,33 +1,47 @@
 """What a machine's GPU makes of Mien, in one call: `python -m bench.gpu --out results`.
 
-Needs torch, torchvision, numpy, opencv, safetensors and rich. Parts: engines (right against eager float32, latency,
-throughput, memory, build time, with and without CUDA graphs), images (the image path beside cv2 on the host), chain
-(one to sixteen faces a frame) and streams (of 25 frames a second). What is measured is kept in results/gpu.json
-after every step; with --limit the call ends in time, and the same command goes on where it ended. With --device cpu
-all of it runs without a GPU.
+Needs torch, numpy, opencv and safetensors. Parts: engines (right against eager float32, latency, throughput, memory,
+build time, with and without CUDA graphs), images (the image path beside cv2 on the host), chain (one to sixteen faces
+a frame, equal to what eager float32 tells on the host) and streams (of 25 frames a second). First comes what targets
+are set for: one face at 1280x720 on the first of --engines; the engines of its precision; that chain again on the
+fastest of them; then the rest, streams last. A step that fails is a row with its error, and the next one follows.
+With --device cpu all of it runs without a GPU.
+
+What is measured is kept in results/gpu.json after every step; the same command goes on where it ended, and measures
+again what failed (--keep-errors: leaves it). On a machine that is lent for commands of ten minutes, of which what
+lies in a folder BACK is kept:
+
+    timeout 580 python -m bench.gpu --out /tmp/r --limit 420; cp /tmp/r/gpu.json BACK
+
+and the same at once until nothing is left; built engines stay in /tmp/r while the machine is held. A step begun
+before --limit ends within a minute of it, and a build is not begun in the last 150 s. On a fresh machine of the same
+GPU, `mkdir -p /tmp/r; cp gpu.json /tmp/r` first; of one model and backend alone: `--models landmarks --engines
+aot_inductor:f16 --parts engines`. Anywhere, `python -m bench.gpu_report gpu.json` prints the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
 from bench.gpu_chain import measure_chain, measure_images, streams_served
 from bench.gpu_clock import peaks
 from bench.gpu_engines import Kind, Settings, load, measure_engine
+from bench.gpu_equality import measure_equality
+from bench.gpu_report import tables
+from bench.gpu_results import Results, earlier, failed, rows_of
 from engines import machine
 from engines.backends.torch_engine import TorchEngine
-from engines.errors import MienError
-from engines.image_ops import ImageOps
 from engines.image_ops_torch import TorchOps
 from engines.request import MODELS
 from engines.runtime import FaceEngines
@@ -35,39 +49,14 @@ from engines.source import DTYPES
 
 PARTS = ("engines", "images", "chain", "streams")
 KINDS = {
-    "cuda": "eager:f32,eager:f16,tensorrt:f16,tensorrt:f32,aot_inductor:f16,aot_inductor:f32",
+    "cuda": "eager:f16,tensorrt:f16,aot_inductor:f16,eager:f32,tensorrt:f32,aot_inductor:f32",
     "cpu": "eager:f32,aot_inductor:f32",
 }
 BATCHES = {"cuda": "1,8,32,128", "cpu": "1,8"}
 FRAMES = {"cuda": (1, 8, 32), "cpu": (1, 4)}
 FACES = (1, 4, 16)
 SIZES = ((1280, 720), (1920, 1080))
-
-
-@dataclass(slots=True)
-class Results:
-    """Everything measured so far, by a key that says what it is; written after every step."""
-
-    path: Path
-    until: float
-    rows: dict[str, Any] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-
-    def step(self, key: str, measure: Callable[[], Any]) -> Any:
-        """What was measured under this key, before or now; None where the time is up."""
-        if key in self.rows:
-            return self.rows[key]
-        if time.monotonic() > self.until:
-            self.left.append(key)
-            return None
-        print(f"{key} ...", file=sys.stderr, flush=True)
-        started = time.monotonic()
-        self.rows[key] = measure()
-        print(f"{key}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-        half = self.path.with_suffix(".part")
-        half.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
-        half.replace(self.path)
-        return self.rows[key]
+PACKAGES = ("torch", "triton", "torch-tensorrt", "torch-tensorrt-rtx", "tensorrt", "tensorrt_rtx", "numpy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,38 +64,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print(f"error: {machine.why_no_gpu()}; --device cpu tries the script without one", file=sys.stderr)
         return 1
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is float32
+    TorchEngine.graphs = options.graphs
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "gpu.json"
-    until = time.monotonic() + options.limit
-    results = Results(path, until, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
-    results.rows["machine"] = about(options.device)
+    path, until = options.out / "gpu.json", time.monotonic() + options.limit
+    here = about(options.device)
+    results = Results(path, until, options.keep_errors, earlier(path, here["gpu"]) | {"machine": here})
+    results.save()
     settings = Settings(
         options.device,
         tuple(int(batch) for batch in options.batches.split(",")),
         options.seconds,
         options.cache or options.out / "engines",
+        until,
     )
-    TorchEngine.graphs = options.graphs
-    kinds = [kind_of(each, options.device) for each in options.engines.split(",")]
-    models = options.models.split(",")
-    if "engines" in options.parts:
-        measure_engines(results, settings, kinds, models)
-    if "images" in options.parts:
-        measure_image_path(results, settings)
-    if {"chain", "streams"} & set(options.parts):
-        measure_chains(results, settings, options.chain or fastest(results, kinds), options.parts)
-    from bench.gpu_report import tables
-
-    tables(results.rows)
+    try:
+        measure(results, settings, options)
+    finally:
+        tables(results.rows)
     if results.left:
-        print(
-            f"the time is up with {len(results.left)} steps to go; the same command goes on", file=sys.stderr
-        )
+        left = len(results.left)
+        print(f"the time is up with {left} steps to go, or more; the same command goes on", file=sys.stderr)
     return 0
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench.gpu", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, default=Path("gpu_results"))
     parser.add_argument("--cache", type=Path, help="where engines are built; by default within --out")
@@ -116,13 +100,20 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chain", help="backend:precision for chain and streams; the fastest by default")
     parser.add_argument("--batches", help="such as 1,8,32,128")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="without CUDA graphs")
+    parser.add_argument("--keep-errors", action="store_true", help="what failed is not measured again")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each figure is measured")
-    parser.add_argument("--limit", type=float, default=540.0, help="begin nothing after so many seconds")
+    parser.add_argument("--limit", type=float, default=420.0, help="begin nothing after so many seconds")
     options = parser.parse_args(argv)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(unknown)}: known are {', '.join(PARTS)}")
-    options.engines = options.engines or KINDS[options.device]
     options.batches = options.batches or BATCHES[options.device]
+    options.kinds = [
+        kind_of(each, options.device) for each in (options.engines or KINDS[options.device]).split(",")
+    ]
+    options.of_chain = [kind_of(options.chain, options.device)] if options.chain else []
+    for kind in (*options.kinds, *options.of_chain):
+        if kind.precision not in DTYPES:
+            parser.error(f"{kind.backend}:{kind.precision}: known precisions are {', '.join(DTYPES)}")
     return options
 
 
@@ -135,96 +126,140 @@ def kind_of(name: str, device: str) -> Kind:
 def about(device: str) -> dict[str, Any]:
     """The machine and the versions that figures belong to."""
     gpus = machine.gpus() if device == "cuda" else ()
-    names = (
-        "torch",
-        "torchvision",
-        "torch-tensorrt",
-        "torch-tensorrt-rtx",
-        "numpy",
-        "opencv-python-headless",
-    )
     driver = machine.driver_cuda() if device == "cuda" else None
     return {
         "gpu": str(gpus[0]) if gpus else "none",
         "driver_serves_cuda": f"{driver[0]}.{driver[1]}" if driver else "none",
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": machine.cpu_name(),
         "python": platform.python_version(),
-        "versions": {name: version for name in names if (version := machine.version(name))},
+        "versions": {name: version for name in PACKAGES if (version := machine.version(name))}
+        | {"cv2": cv2.__version__},
+        "f32": "without TF32; TensorRT decides for itself",
         "threads": torch.get_num_threads(),
     }
+
+
+def measure(results: Results, settings: Settings, options: argparse.Namespace) -> None:
+    """What targets are set for, then the rest."""
+    kinds, parts, models = options.kinds, options.parts, options.models.split(",")
+    chains = Chains(results, settings)
+    first = [kind for kind in kinds if kind.precision == kinds[0].precision]
+    if "chain" in parts and not options.of_chain:
+        chains.target(kinds[0])
+    if "engines" in parts:
+        measure_engines(results, settings, first, models)
+    best = None
+    if {"chain", "streams"} & set(parts):
+        best = next(filter(chains.target, options.of_chain or by_speed(results, kinds)), None)
+    if "engines" in parts:
+        measure_engines(results, settings, [kind for kind in kinds if kind not in first], models)
+    if "images" in parts:
+        measure_image_path(results, settings)
+    if "chain" in parts:
+        for kind in options.of_chain or kinds:
+            chains.equality(kind)
+        if best:
+            chains.rows(best)
+    if "streams" in parts and best:
+        chains.streams(best)
 
 
 def measure_engines(
     results: Results, settings: Settings, kinds: Sequence[Kind], models: Sequence[str]
 ) -> None:
     for kind in kinds:
-        if kind.precision not in DTYPES:
-            raise SystemExit(f"--engines {kind.backend}:{kind.precision}: known are {', '.join(DTYPES)}")
         dtype = DTYPES[kind.precision]
         peak = results.step(
             f"peak {kind.precision}", lambda dtype=dtype: peaks(settings.device, dtype, settings.seconds)
         )
         for model in models:
-            if peak:
-                results.step(
-                    f"engine {kind} {model}",
-                    lambda model=model, kind=kind, peak=peak: measure_engine(model, kind, settings, peak),
-                )
+            results.step(
+                f"engine {kind} {model}",
+                lambda model=model, kind=kind, peak=peak: measure_engine(model, kind, settings, peak),
+            )
 
 
 def measure_image_path(results: Results, settings: Settings) -> None:
-    ops = TorchOps(settings.device)
     for size in SIZES:
         for frames in FRAMES[settings.device]:
             results.step(
                 f"images {size[0]}x{size[1]} {frames}",
                 lambda size=size, frames=frames: measure_images(
-                    ops, settings.device, size, frames, settings.seconds
+                    TorchOps(settings.device), settings.device, size, frames, settings.seconds
                 ),
             )
 
 
-def fastest(results: Results, kinds: Sequence[Kind]) -> str:
-    """The engines whose embedder is the fastest at the largest batch measured; the first asked for otherwise."""
-    measured = {}
-    for kind in kinds:
-        rows = results.rows.get(f"engine {kind} embedder", [{}])
-        if "pictures_s" in rows[-1]:
-            measured[f"{kind.backend}:{kind.precision}"] = max(row["pictures_s"] for row in rows)
-    return (
-        max(measured, key=lambda name: measured[name])
-        if measured
-        else f"{kinds[0].backend}:{kinds[0].precision}"
-    )
+def by_speed(results: Results, kinds: Sequence[Kind]) -> list[Kind]:
+    """The kinds whose embedder is the fastest at its best batch first; those not measured last, as asked for."""
+
+    def pictures_s(kind: Kind) -> float:
+        rows = rows_of(results.rows.get(f"engine {kind} embedder", []))
+        return max((row.get("pictures_s", 0.0) for row in rows), default=0.0)
+
+    return sorted(kinds, key=pictures_s, reverse=True)
 
 
-def measure_chains(results: Results, settings: Settings, name: str, parts: Sequence[str]) -> None:
-    kind = kind_of(name, settings.device)
-    try:
-        engines = FaceEngines(*(load(model, kind, settings)[0] for model in MODELS))
-    except (MienError, RuntimeError) as error:
-        results.rows[f"chain {kind}"] = {"error": str(error)[:500]}
-        return
-    ops: ImageOps = TorchOps(settings.device)
-    for size in SIZES:
-        for faces in FACES:
-            what = f"{kind} {size[0]}x{size[1]} {faces} faces"
-            if "chain" in parts:
-                for frames in FRAMES[settings.device]:
-                    results.step(
-                        f"chain {what} {frames}",
-                        lambda faces=faces, size=size, frames=frames: measure_chain(
-                            engines, ops, settings.device, faces, size, frames, settings.seconds
-                        ),
-                    )
-            if "streams" in parts:
-                results.step(
-                    f"streams {what}",
-                    lambda faces=faces, size=size: streams_served(
-                        engines, ops, faces, size, 4 * settings.seconds
+@dataclass(slots=True)
+class Chains:
+    """The chain on engines of one kind or another, each loaded when it is first measured."""
+
+    results: Results
+    settings: Settings
+    loaded: dict[Kind, FaceEngines] = field(default_factory=dict)
+
+    def engines(self, kind: Kind) -> FaceEngines:
+        if kind not in self.loaded:
+            self.loaded[kind] = FaceEngines(*(load(model, kind, self.settings).engine for model in MODELS))
+        return self.loaded[kind]
+
+    def target(self, kind: Kind) -> bool:
+        """One face at 1280x720, and whether all is equal; False where the chain does not run, or the time is up."""
+        for frames in FRAMES[self.settings.device]:
+            row = self.row(kind, SIZES[0], FACES[0], frames)
+            if row is None or failed(row):
+                return False
+        self.equality(kind)
+        return True
+
+    def row(self, kind: Kind, size: tuple[int, int], faces: int, frames: int) -> Any:
+        device, seconds = self.settings.device, self.settings.seconds
+        return self.results.step(
+            f"chain {kind} {size[0]}x{size[1]} {faces} faces {frames}",
+            lambda: (
+                {"kind": str(kind)}
+                | measure_chain(self.engines(kind), TorchOps(device), device, faces, size, frames, seconds)
+            ),
+        )
+
+    def rows(self, kind: Kind) -> None:
+        for size in SIZES:
+            for faces in FACES:
+                for frames in FRAMES[self.settings.device]:
+                    self.row(kind, size, faces, frames)
+
+    def equality(self, kind: Kind) -> None:
+        device = self.settings.device
+        self.results.step(
+            f"equality {kind}",
+            lambda: (
+                {"kind": str(kind)} | measure_equality(self.engines(kind), TorchOps(device), kind.precision)
+            ),
+        )
+
+    def streams(self, kind: Kind) -> None:
+        device, seconds = self.settings.device, 4 * self.settings.seconds
+        for size in SIZES:
+            for faces in FACES:
+                self.results.step(
+                    f"streams {kind} {size[0]}x{size[1]} {faces} faces",
+                    lambda faces=faces, size=size: (
+                        {"kind": str(kind)}
+                        | streams_served(self.engines(kind), TorchOps(device), faces, size, seconds)
                     ),
                 )
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it sees the tables
     raise SystemExit(main())

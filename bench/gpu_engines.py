@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu_clock import Timing, timed, used_mib
+from engines.build import build_engine
 from engines.calibration import parity_batch
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
-from engines.errors import MienError
 from engines.manifest import EngineManifest
 from engines.parity import check_parity
 from engines.request import EngineRequest, resolve
-from engines.runtime import Engine, load_engine
+from engines.runtime import Engine, load_engine, why_unusable
 
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
+BUILD_S = 150.0  # a build is not begun with less than this left
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +41,62 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """until: the time, by the monotonic clock, from which on nothing is begun."""
+
     device: str
     batches: tuple[int, ...]
     seconds: float
     cache: Path
+    until: float
 
 
-def load(model: str, kind: Kind, settings: Settings) -> tuple[Engine, EngineRequest, float]:
-    """The engine, and the seconds its build took. Raises MienError where it cannot be had."""
-    most = max(settings.batches)
-    request = resolve(
-        model,
-        kind.backend,
-        cache=settings.cache,
-        device=kind.device,
-        precision=kind.precision,
-        max_batch=most,
-    )
-    engine = load_engine(
-        model,
-        backend=kind.backend,
-        cache=settings.cache,
-        device=kind.device,
-        precision=kind.precision,
-        max_batch=most,
-    )
-    built = EngineManifest.load(request.folder).build_seconds if request.needs_build else 0.0
-    return engine, request, built
+class TimeUpError(Exception):
+    """Too little time is left for a build."""
+
+
+class Loaded(NamedTuple):
+    """build_s: of the build that made the engine, now or before."""
+
+    engine: Engine
+    request: EngineRequest
+    build_s: float
+    load_s: float
+
+
+def told(error: Exception) -> str:
+    """An error's type and first line, for a row of the results."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:500]
+
+
+def load(model: str, kind: Kind, settings: Settings) -> Loaded:
+    """Raises MienError where the engine cannot be had, TimeUpError where too little time is left to build it."""
+    most, cache = max(settings.batches), settings.cache
+    asked: dict[str, Any] = {"device": kind.device, "precision": kind.precision, "max_batch": most}
+    request = resolve(model, kind.backend, cache=cache, **asked)
+    build_s = 0.0
+    if request.needs_build:
+        if why_unusable(request) is not None:
+            if time.monotonic() + BUILD_S > settings.until:
+                raise TimeUpError
+            build_engine(request)
+        build_s = EngineManifest.load(request.folder).build_seconds
+    started = time.monotonic()
+    engine = load_engine(model, backend=kind.backend, cache=cache, **asked)
+    return Loaded(engine, request, build_s, round(time.monotonic() - started, 2))
 
 
 def measure_engine(
     model: str, kind: Kind, settings: Settings, peak: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """A row for each batch size, with and without CUDA graphs; one row with an error where it does not run."""
+    """A row for each batch size, with and without CUDA graphs; where one of these fails, a row with its error.
+
+    Raises what `load` raises.
+    """
+    before = used_mib(kind.device)
+    engine, request, build_s, load_s = load(model, kind, settings)
     named: dict[str, Any] = {"model": model, "backend": kind.backend, "precision": kind.precision}
-    before, started = used_mib(kind.device), time.monotonic()
-    try:
-        engine, request, build_s = load(model, kind, settings)
-    except (MienError, RuntimeError) as error:
-        return [{**named, "error": str(error)[:500]}]
-    named |= {"build_s": build_s, "load_s": round(time.monotonic() - started - build_s, 2)}
+    named |= {"build_s": build_s, "load_s": load_s}
     rows = []
     for graphs, variant in variants(engine):
         named |= {"graphs": graphs}
@@ -89,8 +107,9 @@ def measure_engine(
                 row = {**named, "batch": batch, "parity": max(parity.values()), **timing.record()}
                 row["pictures_s"] = round(batch / timing.device_ms * 1e3, 1)
                 rows.append(row | roof(model, kind.precision, batch, timing, peak))
-        except (MienError, RuntimeError) as error:
-            rows.append({**named, "error": str(error)[:500]})
+        except Exception as error:
+            traceback.print_exc()
+            rows.append({**named, "error": told(error)})
     taken = round(used_mib(kind.device) - before, 1)
     return [{**row, "memory_mib": taken} for row in rows]
 
@@ -115,7 +134,12 @@ def time_engine(engine: Engine, batch: int, device: str, seconds: float) -> Timi
 
 
 def roof(model: str, precision: str, batch: int, timing: Timing, peak: dict[str, float]) -> dict[str, float]:
-    """How much of what the device reaches an engine uses: of its operations, or of its memory if that is nearer."""
+    """How much of what the device reaches an engine uses: of its operations, or of its memory if that is nearer.
+
+    Nothing where the peak was not measured.
+    """
+    if "tflops" not in peak:
+        return {}
     flops, numbers = counted(model)
     least_compute_ms = flops * batch / peak["tflops"] / 1e9
     moved = (numbers["weights"] + numbers["activations"] * batch) * BYTES[precision]
