@@ -1,7 +1,7 @@
 """The same functions as engines.image_ops.HostOps in torch, for pictures that stay on a device.
 
 M crops of any of N pictures are one batch, whatever the pictures' sizes. Numbers are OpenCV's to within a grey
-level or two: see tests/test_image_ops.py.
+level or two: see tests/test_gpu.py.
 """
 
 from collections.abc import Sequence

@@ -29,6 +29,10 @@ class TorchEngine:
         self.input_size = request.size
         self._max_batch = request.max_batch
         self._plain = run
+        if (request.device, request.precision) == ("cuda", "f32"):
+            torch.backends.cudnn.allow_tf32 = (
+                False  # torch's default for convolutions: 10 bits of mantissa, not 23
+            )
         graphed = self.graphs and request.device == "cuda"
         self.captured_sizes = sizes(request.max_batch) if graphed else ()
         self._run = Bucketed(run, request.max_batch, capture) if graphed else run
