@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from functools import partial
 from pathlib import Path
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -268,6 +269,26 @@ def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
     )
     assert all(words in names for words in wanted)
     assert all("nan" not in str(value) for value in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model=resnet18", "model.start=imagenet: cannot be fetched here"),
+        ("model.pretrain_epochs=1", "face_trunk is not pretrained by masking"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_told_before_a_picture_is_aligned(
+    expression_sets, tmp_path, monkeypatch, setting, words
+):
+    def fetch(*_, **__):
+        raise URLError("no network here")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+
+    with pytest.raises(MienError, match=words):
+        train_recipe("expression", [f"data={expression_sets}", f"run={tmp_path / 'run'}", setting])
+    assert not (tmp_path / "run").exists()
 
 
 def test_figures_by_hand():

@@ -118,9 +118,11 @@ class ExpressionRecipe(Recipe):
 
 
 def make_network(model: ModelOptions) -> ExpressionNet:
-    """Raises UsageError for an unknown kind, MienError where the starting weights do not fit."""
+    """Raises UsageError for an unknown kind and one that masking does not pretrain, MienError for a wrong start."""
     if model.kind not in KINDS:
         raise UsageError(f"model.kind={model.kind}: is none of {', '.join(KINDS)}")
+    if model.pretrain_epochs and model.kind != "vit_tiny":
+        raise UsageError(f"model.pretrain_epochs: {model.kind} is not pretrained by masking, vit_tiny is")
     network = ExpressionNet(model.kind, len(EXPRESSIONS), model.dropout, model.enlarged)
     if model.start:
         start_network(network, model.kind, model.start)
@@ -138,9 +140,9 @@ def load_part(config: ExpressionConfig, part: str, limit: int = 0) -> tuple[np.n
 
 def train(config: ExpressionConfig) -> nn.Module:
     torch.manual_seed(0)
+    network = make_network(config.model)  # first: a wrong model is told before minutes of aligning
     faces = load_part(config, "train")
     judged = load_part(config, "val", config.validated)
-    network = make_network(config.model)
     if config.model.pretrain_epochs:
         _pretrain(network, config, faces[0])
     samples = ExpressionSamples(*faces, config.balance)
@@ -150,9 +152,5 @@ def train(config: ExpressionConfig) -> nn.Module:
 def _pretrain(network: ExpressionNet, config: ExpressionConfig, crops: np.ndarray) -> None:
     from trainers.masked_autoencoder import pretrain, unlabelled_faces
 
-    if config.model.kind != "vit_tiny":
-        raise UsageError(
-            f"model.pretrain_epochs: {config.model.kind} is not pretrained by masking, vit_tiny is"
-        )
     sets = [crops, *unlabelled_faces(config.data.path, config.data.limit)]
     pretrain(network, config.fit, config.model.pretrain_epochs, Path(config.run), sets)
