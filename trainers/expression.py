@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from engines.errors import UsageError
+from engines.expression import expression_spec
 from engines.geometry import Floats, Image
 from engines.networks import ExpressionNet
 from engines.networks.expression import KINDS
@@ -27,7 +28,7 @@ class ModelOptions:
     kind: str = "face_trunk"
     dropout: float = 0.4
     start: str = ""  # a checkpoint folder, a .pt file, or imagenet; none: from scratch
-    enlarged: int = 1  # times that a crop is enlarged before torchvision's networks see it
+    enlarged: int = 0  # times, before torchvision's networks see a crop; 0: as the kind is used to
     pretrain_epochs: int = 0  # of masked-autoencoder training on unlabelled faces, for vit_tiny
 
 
@@ -123,7 +124,8 @@ def make_network(model: ModelOptions) -> ExpressionNet:
         raise UsageError(f"model.kind={model.kind}: is none of {', '.join(KINDS)}")
     if model.pretrain_epochs and model.kind != "vit_tiny":
         raise UsageError(f"model.pretrain_epochs: {model.kind} is not pretrained by masking, vit_tiny is")
-    network = ExpressionNet(model.kind, len(EXPRESSIONS), model.dropout, model.enlarged)
+    spec = expression_spec(model.kind, model.dropout, model.enlarged)
+    network = ExpressionNet(**spec.network_args)
     if model.start:
         start_network(network, model.kind, model.start)
     return network
