@@ -10,7 +10,9 @@ from torch import nn
 
 from daemon.classify import Classifier
 from engines.checkpoint import save_checkpoint
+from engines.errors import MienError, UsageError
 from engines.expression import expression_spec, load_classifier
+from engines.networks import AttributesNet
 from engines.networks.expression import KINDS
 from trainers.composition import expression_config
 from trainers.expression import ModelOptions, make_network
@@ -83,3 +85,27 @@ def test_a_spec_of_another_model_beside_a_file_does_not_count(tmp_path):
     path = save_as_lightning(tmp_path / "best.ckpt", make_network(ModelOptions("face_trunk")))
 
     assert "face_trunk" == load_classifier(path)[1].spec.network_args["kind"]
+
+
+@pytest.mark.parametrize("kind", ["resnet18", "cnn"])
+def test_a_run_s_own_checkpoint_is_a_start(kind, tmp_path):
+    network = make_network(ModelOptions(kind))
+    path = save_as_lightning(tmp_path / "best.ckpt", network)
+
+    started = make_network(ModelOptions(kind, start=str(path)))
+
+    trunk = network.trunk.state_dict()
+    assert all(value.equal(trunk[name]) for name, value in started.trunk.state_dict().items())
+    assert not started.head[0].weight.equal(network.head[0].weight)
+
+
+def test_a_checkpoint_of_another_kind_or_task_is_no_start(tmp_path):
+    cnn = save_as_lightning(tmp_path / "cnn.ckpt", make_network(ModelOptions("cnn")))
+    attributes = save_as_lightning(tmp_path / "attributes.ckpt", AttributesNet())
+
+    with pytest.raises(
+        MienError, match=r"cnn\.ckpt: does not fit this network; \d+ tensors lack.*choose the"
+    ):
+        make_network(ModelOptions("resnet18", start=str(cnn)))
+    with pytest.raises(UsageError, match="different splits; start from an embedder"):
+        make_network(ModelOptions(start=str(attributes)))
