@@ -4,7 +4,6 @@ import json
 import pickle
 import shutil
 import zipfile
-from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -196,7 +195,7 @@ def test_bad_folders_are_named_before_training(tmp_path, spoil, words):
 
 
 def test_unreadable_pictures_are_all_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.expression_crops.load_engine", partial(load_engine, backend="eager"))
+    monkeypatch.setattr("trainers.expression_crops.why_no_gpu", lambda: None)  # eager: nothing is built
     root = folders(tmp_path / "images")
     (root / "Happy" / "1.png").write_bytes(b"no picture")
     (root / "Sad" / "2.png").write_bytes(b"")
@@ -205,7 +204,25 @@ def test_unreadable_pictures_are_all_named(tmp_path, monkeypatch):
     with pytest.raises(MienError) as caught:
         aligned(str(root), pictures, tmp_path / "run")
 
+    assert not [*(tmp_path / "run").glob("*.npy")]
     assert "1.png is not an image" in str(caught.value) and "2.png is not an image" in str(caught.value)
+
+
+def test_on_a_gpu_no_engine_is_built_to_align_folders(tmp_path, monkeypatch):
+    asked = []
+
+    def load(model, backend="auto", **more):
+        asked.append((model, backend))
+        return load_engine(model, backend="eager", **more)
+
+    monkeypatch.setattr("trainers.expression_crops.load_engine", load)
+    monkeypatch.setattr("trainers.expression_crops.why_no_gpu", lambda: None)
+    root = folders(tmp_path / "images", each=1)
+
+    crops = aligned(str(root), [Picture("folders", "Sad/0.png", 3, "0")], tmp_path / "run")
+
+    assert [("detector", "eager"), ("landmarks", "eager")] == asked
+    assert (1, 144, 144, 3) == crops.shape and 120 == crops[0].mean()
 
 
 def test_a_label_out_of_range_and_a_missing_file_are_named(expression_sets, tmp_path):
