@@ -136,6 +136,12 @@ def test_the_union_keeps_confirmed_labels_of_the_five_classes(expression_sets):
     assert not any("neutral" in picture.name for picture in pictures)
 
 
+@pytest.mark.parametrize("votes", [0, 11, -1])
+def test_a_number_of_votes_that_nobody_could_give_is_refused(expression_sets, votes):
+    with pytest.raises(UsageError, match=rf"data\.min_votes={votes}: 1 to 10"):
+        labelled_pictures(DataOptions(str(expression_sets), min_votes=votes))
+
+
 def test_a_picture_is_taught_half_its_label_and_half_what_people_voted():
     voted = Picture("ferplus", "a", 1, "a", votes=4, shares=(0.0, 0.5, 0.0, 0.5, 0.0))
     sure = Picture("expw", "b", 4, "b")

@@ -39,7 +39,13 @@ class LoggingOptions:
 
 def _default_training() -> FitOptions:
     return FitOptions(
-        epochs=60, steps_per_epoch=200, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02, patience=10
+        epochs=60,
+        steps_per_epoch=200,
+        batch_size=64,
+        learning_rate=1.5e-3,
+        weight_decay=0.02,
+        patience=10,
+        logger="",  # as LoggingOptions has it
     )
 
 
@@ -56,7 +62,7 @@ class ExpressionConfig:
 
     @property
     def fit(self) -> FitOptions:
-        return dataclasses.replace(self.training, logger=self.logging.logger)
+        return dataclasses.replace(self.training, logger=self.training.logger or self.logging.logger)
 
 
 class ExpressionSamples(RandomSamples):
