@@ -375,3 +375,9 @@ def test_the_shipped_checkpoints_are_whole_and_say_what_they_are(model, tmp_path
     assert sum(p.numel() for p in network.parameters()) > 1e5
     card = (tmp_path / model / "card.md").read_text()
     assert "research and non-commercial" in card and "mien evaluate" in card
+
+
+def test_the_shipped_weights_are_small():
+    sizes = [path.stat().st_size for path in WEIGHTS.glob("*/weights.safetensors")]
+
+    assert len(sizes) == 5 and sum(sizes) < 30e6

@@ -4,8 +4,8 @@ import json
 import pickle
 import shutil
 import zipfile
-from functools import partial
 from pathlib import Path
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -136,6 +136,12 @@ def test_the_union_keeps_confirmed_labels_of_the_five_classes(expression_sets):
     assert not any("neutral" in picture.name for picture in pictures)
 
 
+@pytest.mark.parametrize("votes", [0, 11, -1])
+def test_a_number_of_votes_that_nobody_could_give_is_refused(expression_sets, votes):
+    with pytest.raises(UsageError, match=rf"data\.min_votes={votes}: 1 to 10"):
+        labelled_pictures(DataOptions(str(expression_sets), min_votes=votes))
+
+
 def test_a_picture_is_taught_half_its_label_and_half_what_people_voted():
     voted = Picture("ferplus", "a", 1, "a", votes=4, shares=(0.0, 0.5, 0.0, 0.5, 0.0))
     sure = Picture("expw", "b", 4, "b")
@@ -195,7 +201,7 @@ def test_bad_folders_are_named_before_training(tmp_path, spoil, words):
 
 
 def test_unreadable_pictures_are_all_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.expression_crops.load_engine", partial(load_engine, backend="eager"))
+    monkeypatch.setattr("trainers.expression_crops.why_no_gpu", lambda: None)  # eager: nothing is built
     root = folders(tmp_path / "images")
     (root / "Happy" / "1.png").write_bytes(b"no picture")
     (root / "Sad" / "2.png").write_bytes(b"")
@@ -204,7 +210,25 @@ def test_unreadable_pictures_are_all_named(tmp_path, monkeypatch):
     with pytest.raises(MienError) as caught:
         aligned(str(root), pictures, tmp_path / "run")
 
+    assert not [*(tmp_path / "run").glob("*.npy")]
     assert "1.png is not an image" in str(caught.value) and "2.png is not an image" in str(caught.value)
+
+
+def test_on_a_gpu_no_engine_is_built_to_align_folders(tmp_path, monkeypatch):
+    asked = []
+
+    def load(model, backend="auto", **more):
+        asked.append((model, backend))
+        return load_engine(model, backend="eager", **more)
+
+    monkeypatch.setattr("trainers.expression_crops.load_engine", load)
+    monkeypatch.setattr("trainers.expression_crops.why_no_gpu", lambda: None)
+    root = folders(tmp_path / "images", each=1)
+
+    crops = aligned(str(root), [Picture("folders", "Sad/0.png", 3, "0")], tmp_path / "run")
+
+    assert [("detector", "eager"), ("landmarks", "eager")] == asked
+    assert (1, 144, 144, 3) == crops.shape and 120 == crops[0].mean()
 
 
 def test_a_label_out_of_range_and_a_missing_file_are_named(expression_sets, tmp_path):
@@ -268,6 +292,26 @@ def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
     )
     assert all(words in names for words in wanted)
     assert all("nan" not in str(value) for value in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model=resnet18", "model.start=imagenet: cannot be fetched here"),
+        ("model.pretrain_epochs=1", "face_trunk is not pretrained by masking"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_told_before_a_picture_is_aligned(
+    expression_sets, tmp_path, monkeypatch, setting, words
+):
+    def fetch(*_, **__):
+        raise URLError("no network here")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+
+    with pytest.raises(MienError, match=words):
+        train_recipe("expression", [f"data={expression_sets}", f"run={tmp_path / 'run'}", setting])
+    assert not (tmp_path / "run").exists()
 
 
 def test_figures_by_hand():

@@ -1,6 +1,7 @@
 """The road from a public face set to a closed-set table: select, crop, look, align, train; and bad data on it."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from engines.geometry import TEMPLATE, alignment_matrix, transform_points
 from engines.runtime import WEIGHTS
 from tests.face_sets import face, write_zip
 from tests.public_layouts import IMAGES, PERSONS, write_celeba, write_list
-from trainers.closed_set import ClosedSetConfig, ClosedSetNetwork, ClosedSetRecipe, imprint, train_closed_set
+from trainers.closed_set import (
+    ClosedSetConfig,
+    ClosedSetNetwork,
+    ClosedSetRecipe,
+    claim,
+    imprint,
+    train_closed_set,
+)
 from trainers.closed_set_faces import Faces, load_closed_set
 from trainers.closed_set_report import accuracy_figures, predict, table_text
 from trainers.face_rows import FaceRecord, read_records, write_records
@@ -87,6 +95,37 @@ def test_the_whole_road_leads_from_celeba_to_a_table_of_both_losses(road, tmp_pa
 
     with pytest.raises(MienError, match=r"was begun with another scale.*set another run="):
         mien("train", "closed_set", *settings, "alignment=eyes", "loss=arcface", "scale=30")
+
+
+@pytest.mark.parametrize(("network", "more"), [("resnet50", ["small=48"]), ("mobile_face_net", [])], ids=str)
+def test_every_other_network_is_trained_and_judged(road, tmp_path, network, more):
+    short = [
+        "fit.epochs=1",
+        "fit.steps_per_epoch=1",
+        "fit.batch_size=4",
+        "fit.threads=1",
+        "embedding_size=16",
+    ]
+
+    train_closed_set([f"faces={road[0]}", f"run={tmp_path}", f"network={network}", "loss=ce", *short, *more])
+
+    folder = tmp_path / f"{network}-scratch-similarity-ce"
+    result = json.loads((folder / "result.json").read_text())
+    assert (network, PERSONS) == (result["network"], result["persons"])
+    assert len(rows_of(folder / "val_report_ce.csv")) == result["val_images"] > 0
+
+
+def test_a_run_that_is_older_than_an_option_goes_on_with_its_default(tmp_path):
+    config = ClosedSetConfig(loss="ce")
+    assert claim(tmp_path, config)
+    options = json.loads((tmp_path / "options.json").read_text())
+    del options["fixed"]["small"], options["fixed"]["small_share"], options["length"]["gpu_data"]
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    (tmp_path / "result.json").write_text("{}")
+
+    assert not claim(tmp_path, config)
+    with pytest.raises(MienError, match="was begun with another small;"):
+        claim(tmp_path, dataclasses.replace(config, small=48))
 
 
 def test_one_bad_image_does_not_stop_the_crops_and_stands_in_the_report(road):

@@ -1,5 +1,6 @@
 """The trainers as software: killed and resumed, in a budget, with groups, and with what is not installed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from tests.processes import MIEN
 from trainers.budget import seconds_of
-from trainers.composition import expression_config
+from trainers.composition import CONFIGS, expression_config
 from trainers.expression import ExpressionConfig
 from trainers.fit import FitOptions
 from trainers.provenance import git_revision
@@ -140,6 +142,23 @@ def test_training_ends_when_validation_gets_no_better(expression_sets, tmp_path,
 
 def test_the_groups_without_a_choice_are_the_recipe_s_defaults():
     assert expression_config([]) == ExpressionConfig()
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "value"),
+    [
+        ("training.gpu_data=false", "gpu_data", "false"),
+        ("fit.gpu_data=auto", "gpu_data", "auto"),
+        ("training.logger=tensorboard", "logger", "tensorboard"),
+        ("fit.logger=csv", "logger", "csv"),
+    ],
+)
+def test_every_option_of_a_training_is_known_to_its_group(setting, name, value):
+    config = expression_config([setting], "mlflow")
+
+    assert value == getattr(config.fit, name)
+    known = yaml.safe_load((CONFIGS / "training" / "default.yaml").read_text())
+    assert [field.name for field in dataclasses.fields(FitOptions)] == list(known)
 
 
 def test_groups_and_keys_are_composed():

@@ -201,23 +201,32 @@ def steps_taken(run: Path) -> int:
 
 
 def claim(run: Path, config: ClosedSetConfig) -> bool:
-    """Whether there is something to train. Raises MienError when the folder holds a run with other options."""
+    """Whether there is something to train. Raises MienError when the folder holds a run with other options.
+
+    An option that the folder does not know is newer than its run, which went by the default.
+    """
+    mine, usual = told_options(config), told_options(ClosedSetConfig())
+    path = run / "options.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        begun = {part: usual[part] | found.get(part, {}) for part in mine}
+        if other := [name for name, value in mine["fixed"].items() if begun["fixed"][name] != value]:
+            raise MienError(
+                f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it"
+            )
+        if begun["length"] == mine["length"] and (run / "result.json").is_file():
+            return False
+    run.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+    return True
+
+
+def told_options(config: ClosedSetConfig) -> dict[str, dict[str, object]]:
+    """What a run keeps of its options: `fixed` ones, and the `length`, with which it may go on."""
     mine = dataclasses.asdict(dataclasses.replace(config, run="", start_note=""))
     pace, mirror = mine.pop("fit"), mine.pop("mirror")
     fixed = mine | {
         f"fit.{name}": pace.pop(name) for name in ("batch_size", "steps_per_epoch", "learning_rate")
     }
     length = {"mirror": mirror} | {name: value for name, value in pace.items() if name not in NOT_THE_RESULT}
-    path = run / "options.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        other = [k for k, v in fixed.items() if found.get("fixed", {}).get(k) != v]
-        if other:
-            raise MienError(
-                f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it"
-            )
-        if found["length"] == length and (run / "result.json").is_file():
-            return False
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"fixed": fixed, "length": length}, indent=2) + "\n", encoding="utf-8")
-    return True
+    return {"fixed": fixed, "length": length}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from engines.errors import UsageError
+from engines.expression import expression_spec
 from engines.geometry import Floats, Image
 from engines.networks import ExpressionNet
 from engines.networks.expression import KINDS
@@ -27,7 +28,7 @@ class ModelOptions:
     kind: str = "face_trunk"
     dropout: float = 0.4
     start: str = ""  # a checkpoint folder, a .pt file, or imagenet; none: from scratch
-    enlarged: int = 1  # times that a crop is enlarged before torchvision's networks see it
+    enlarged: int = 0  # times, before torchvision's networks see a crop; 0: as the kind is used to
     pretrain_epochs: int = 0  # of masked-autoencoder training on unlabelled faces, for vit_tiny
 
 
@@ -38,7 +39,13 @@ class LoggingOptions:
 
 def _default_training() -> FitOptions:
     return FitOptions(
-        epochs=60, steps_per_epoch=200, batch_size=64, learning_rate=1.5e-3, weight_decay=0.02, patience=10
+        epochs=60,
+        steps_per_epoch=200,
+        batch_size=64,
+        learning_rate=1.5e-3,
+        weight_decay=0.02,
+        patience=10,
+        logger="",  # as LoggingOptions has it
     )
 
 
@@ -55,7 +62,7 @@ class ExpressionConfig:
 
     @property
     def fit(self) -> FitOptions:
-        return dataclasses.replace(self.training, logger=self.logging.logger)
+        return dataclasses.replace(self.training, logger=self.training.logger or self.logging.logger)
 
 
 class ExpressionSamples(RandomSamples):
@@ -118,10 +125,13 @@ class ExpressionRecipe(Recipe):
 
 
 def make_network(model: ModelOptions) -> ExpressionNet:
-    """Raises UsageError for an unknown kind, MienError where the starting weights do not fit."""
+    """Raises UsageError for an unknown kind and one that masking does not pretrain, MienError for a wrong start."""
     if model.kind not in KINDS:
         raise UsageError(f"model.kind={model.kind}: is none of {', '.join(KINDS)}")
-    network = ExpressionNet(model.kind, len(EXPRESSIONS), model.dropout, model.enlarged)
+    if model.pretrain_epochs and model.kind != "vit_tiny":
+        raise UsageError(f"model.pretrain_epochs: {model.kind} is not pretrained by masking, vit_tiny is")
+    spec = expression_spec(model.kind, model.dropout, model.enlarged)
+    network = ExpressionNet(**spec.network_args)
     if model.start:
         start_network(network, model.kind, model.start)
     return network
@@ -138,9 +148,9 @@ def load_part(config: ExpressionConfig, part: str, limit: int = 0) -> tuple[np.n
 
 def train(config: ExpressionConfig) -> nn.Module:
     torch.manual_seed(0)
+    network = make_network(config.model)  # first: a wrong model is told before minutes of aligning
     faces = load_part(config, "train")
     judged = load_part(config, "val", config.validated)
-    network = make_network(config.model)
     if config.model.pretrain_epochs:
         _pretrain(network, config, faces[0])
     samples = ExpressionSamples(*faces, config.balance)
@@ -150,9 +160,5 @@ def train(config: ExpressionConfig) -> nn.Module:
 def _pretrain(network: ExpressionNet, config: ExpressionConfig, crops: np.ndarray) -> None:
     from trainers.masked_autoencoder import pretrain, unlabelled_faces
 
-    if config.model.kind != "vit_tiny":
-        raise UsageError(
-            f"model.pretrain_epochs: {config.model.kind} is not pretrained by masking, vit_tiny is"
-        )
     sets = [crops, *unlabelled_faces(config.data.path, config.data.limit)]
     pretrain(network, config.fit, config.model.pretrain_epochs, Path(config.run), sets)

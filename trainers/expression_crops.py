@@ -12,11 +12,13 @@ import numpy as np
 from engines.errors import MienError
 from engines.geometry import ATTRIBUTE_TEMPLATE, Image
 from engines.largest_face import face_crop, largest_face
+from engines.machine import why_no_gpu
 from engines.runtime import WEIGHTS, load_engine
 from trainers.attribute_sets import fill_black
 from trainers.expression_data import Picture, refuse
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.transforms import occlude, photometric
+from trainers.whole_file import whole_file
 from trainers.zips import ImageZip
 
 # Interocular px and eye height (0..1) in a picture of 112 px, as each set is stored.
@@ -39,12 +41,11 @@ def aligned(where: str, pictures: Sequence[Picture], run: Path) -> np.ndarray:
     key = json.dumps([where, weights, [(p.source, p.name) for p in pictures]])
     kept = run / f"crops-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
     if not kept.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        half = kept.with_suffix(".part")
-        crops = np.lib.format.open_memmap(half, "w+", np.uint8, (len(pictures), STORED_SIZE, STORED_SIZE, 3))
-        align_into(crops, where, pictures)
-        crops.flush()
-        half.rename(kept)
+        shape = (len(pictures), STORED_SIZE, STORED_SIZE, 3)
+        with whole_file(kept) as file:
+            crops = np.lib.format.open_memmap(file.name, "w+", np.uint8, shape)
+            align_into(crops, where, pictures)
+            crops.flush()
     return np.load(kept, mmap_mode="r")
 
 
@@ -83,7 +84,9 @@ def _align_zip(
 def _align_folders(
     where: str, _: str, files: list[tuple[int, str]], problems: list[str]
 ) -> Iterator[tuple[int, Image]]:
-    detector, landmarks = load_engine("detector", size=(640, 640)), load_engine("landmarks")
+    backend = "auto" if why_no_gpu() else "eager"  # as FaceFinder has it
+    detector = load_engine("detector", backend=backend, size=(640, 640))
+    landmarks = load_engine("landmarks", backend=backend)
     for i, image in _readable(files, lambda name: read_file(Path(where) / name), problems):
         points = largest_face(detector, landmarks, image)
         if points is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.errors import MienError
+from engines.errors import MienError, UsageError
 from engines.spec import EXPRESSIONS
 from trainers.zips import SEED, ImageZip
 
@@ -26,6 +26,7 @@ LABEL_OF = {
 }
 OTHERS = ("contempt", "disgust", "neutral", "")  # labels of the sets that are none of the five
 FER_VOTES = ("v_anger", "v_fear", "v_happiness", "v_sadness", "v_surprise")
+VOTERS = 10  # of each FER picture
 SHOWN_PROBLEMS = 8
 
 
@@ -34,7 +35,7 @@ class DataOptions:
     path: str = "data"
     kind: str = "zips"  # zips: the union of the public sets; folders: one folder a class
     limit: int = 0  # pictures of each set and class; 0 is all
-    min_votes: int = 3  # of 10, for the original label of a FER picture
+    min_votes: int = 3  # of VOTERS, for the original label of a FER picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ def labelled_pictures(options: DataOptions) -> tuple[list[Picture], np.ndarray]:
     """All pictures and the part (train, val or test) of each. Raises MienError that names what is wrong."""
     if options.kind not in ("zips", "folders"):
         raise MienError(f"data.kind={options.kind}: is neither zips nor folders")
+    if not 1 <= options.min_votes <= VOTERS:
+        raise UsageError(
+            f"data.min_votes={options.min_votes}: 1 to {VOTERS}, as many as looked at each FER picture"
+        )
     found, problems = _folders(options) if options.kind == "folders" else _union(options)
     found = _limited(found, options.limit)
     parts = split(found)

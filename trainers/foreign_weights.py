@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
+from engines.expression import without_prefix
 from engines.networks import ExpressionNet, FaceResNet
 from engines.tensors import read_tensors
 
@@ -19,19 +20,30 @@ def start_network(network: ExpressionNet, kind: str, start: str) -> None:
     elif Path(start).is_dir():
         _load_trunk(network, Path(start))
     else:
-        body = network.trunk[1] if kind in IMAGENET else network.trunk
-        _load(body, read_tensors(Path(start)), start)
+        _load_file(network, kind, Path(start))
 
 
 def _load_trunk(network: ExpressionNet, folder: Path) -> None:
     other, spec = load_checkpoint(folder)
     if spec.task == "attributes":
-        raise UsageError(
-            f"{folder}: FER pictures serve both models with different splits; start from an embedder"
-        )
+        raise _attributes(folder)
     if not isinstance(other, FaceResNet | ExpressionNet):
         raise UsageError(f"{folder}: is a {spec.network}; start from an embedder or an expression checkpoint")
     _load(network.trunk, other.trunk.state_dict(), str(folder))
+
+
+def _load_file(network: ExpressionNet, kind: str, path: Path) -> None:
+    """Of a network of ours (a run's best.ckpt or last.ckpt) the trunk; of any other file what fits the kind's own."""
+    tensors = without_prefix(read_tensors(path))
+    trunk = {name.removeprefix("trunk."): value for name, value in tensors.items() if name[:6] == "trunk."}
+    if trunk and any(name.startswith("emotion.") for name in tensors):
+        raise _attributes(path)
+    foreign = kind in IMAGENET and not trunk  # names as torchvision gives them
+    _load(network.trunk[1] if foreign else network.trunk, trunk or tensors, str(path))
+
+
+def _attributes(path: Path) -> UsageError:
+    return UsageError(f"{path}: FER pictures serve both models with different splits; start from an embedder")
 
 
 def _imagenet(kind: str) -> dict[str, Tensor]:
@@ -51,13 +63,12 @@ def _load(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Take what has the same name and shape; classifiers may differ, the body may not."""
     own = network.state_dict()
     fitting = {
-        name: value
-        for key, value in tensors.items()
-        if (name := key.removeprefix("module.")) in own and own[name].shape == value.shape
+        name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape
     }
     missing = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
     if missing:
         raise MienError(
-            f"{where}: does not fit this network; {len(missing)} tensors lack, {missing[0]} first"
+            f"{where}: does not fit this network; {len(missing)} tensors lack, {missing[0]} first; "
+            "choose the model that it was made for, or set model.start= to begin from scratch"
         )
     network.load_state_dict(fitting, strict=False)
