@@ -62,7 +62,12 @@ def load_weights(folder: Path, spec: ModelSpec) -> dict[str, Tensor]:
 
 
 def load_checkpoint(folder: Path) -> tuple[nn.Module, ModelSpec]:
-    """The network in evaluation mode, float32, and its spec."""
+    """The network in evaluation mode, float32, and its spec. Raises MienError for what is no whole checkpoint."""
+    if not folder.is_dir():
+        raise MienError(
+            f"{folder}: is not a checkpoint, which is a folder; "
+            f"name one with {WEIGHTS_FILE}, {SPEC_FILE} and {CARD_FILE}"
+        )
     spec = ModelSpec.load(folder / SPEC_FILE)
     network, weights = make_network(spec), load_weights(folder, spec)
     try:

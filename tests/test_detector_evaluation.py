@@ -4,11 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.errors import MienError
+from engines.errors import MienError, UsageError
 from engines.stages import Detections
+from tests.clips import grey_levels, write_clip
+from tests.fakes import FakeDetector
 from trainers.detection_metrics import Truth, judge
 from trainers.detector_truths import judged_scene, painted
+from trainers.evaluate_detector import VIDEOS, video_rows
 from trainers.evaluation import evaluate_recipe
+from trainers.measuring import EvaluationConfig
+from trainers.options import override
 from trainers.recipes import train_recipe
 from trainers.wider import load_wider, read_list
 
@@ -161,3 +166,26 @@ def test_wider_face_alone_is_enough_to_train_and_to_measure(wider, tmp_path, cap
     for run in (lambda: train_recipe("detector", alone[:1]), lambda: evaluate_recipe("detector", alone[:1])):
         with pytest.raises(MienError, match=r"scenes\.zip.*set data=FOLDER"):
             run()
+
+
+@pytest.mark.parametrize(
+    ("settings", "which", "faces"),
+    [([], "", 3), (["video_step=1"], ", every frame", 11), (["video_step=4"], ", one frame in 4", 3)],
+)
+def test_videos_are_judged_on_the_frames_that_are_asked_for(tmp_path, monkeypatch, settings, which, faces):
+    for name in VIDEOS:
+        write_clip(tmp_path / f"{name}.mp4", grey_levels(11, (320, 192)))
+    monkeypatch.setattr(
+        "trainers.evaluate_detector.YuNet", lambda path: lambda image: found((0.9, 40, 40, 120, 120))
+    )
+    config = override(EvaluationConfig(), [f"video={tmp_path}", "yunet=a.onnx", *settings])
+
+    figures = video_rows(config, FakeDetector(), 0.5)
+
+    expected = f"podium_640x360{which} against YuNet >= 0.6, faces >= 32 px"
+    assert f"({faces} faces)" in figures[expected] and 6 == len(figures)
+
+
+def test_a_step_that_no_frame_fits_is_refused():
+    with pytest.raises(UsageError, match="video_step=0: must be 1"):
+        evaluate_recipe("detector", ["video_step=0"])

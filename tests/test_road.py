@@ -29,6 +29,7 @@ from trainers.closed_set import (
 from trainers.closed_set_faces import Faces, load_closed_set
 from trainers.closed_set_report import accuracy_figures, predict, table_text
 from trainers.face_rows import FaceRecord, read_records, write_records
+from trainers.provenance import git_revision
 from trainers.recognition import MarginHead, risen
 from trainers.subset import Criteria, select, sharpness, yaw
 
@@ -314,6 +315,8 @@ def test_a_start_is_loaded_and_the_table_says_whom_it_has_seen(road, tmp_path):
         [*common, f"run={tmp_path / 'c'}", "network=face_resnet", f"start={WEIGHTS / 'embedder'}"]
     )
 
+    made = "\n".join(json.loads((first / "backbone.json").read_text())["made"])
+    assert git_revision() in made and f"- data: {folder.name} (" in made
     assert "3 of these persons seen before" in own.read_text()
     assert "embedder: whom it has seen is not recorded" in shipped.read_text()
     with pytest.raises(MienError, match="does not fit this network"):

@@ -90,6 +90,16 @@ def test_a_deeper_detector_does_not_start_from_a_shallower_one(sets, tmp_path):
         train_recipe("detector", [f"data={sets}", f"run={tmp_path}", *SHORT, start, "blocks=1,3,2"])
 
 
+@pytest.mark.parametrize("recipe", ["detector", "landmarks", "recognition", "attributes"])
+def test_a_file_to_start_from_is_not_taken_for_a_checkpoint(sets, tmp_path, recipe):
+    file = WEIGHTS / "embedder" / "weights.safetensors"
+
+    with pytest.raises(
+        MienError, match=r"weights\.safetensors: is not a checkpoint, which is a folder.*card\.md"
+    ):
+        train_recipe(recipe, [f"data={sets}", f"run={tmp_path}", *SHORT, f"start={file}"])
+
+
 def test_without_identities_and_without_a_teacher_there_is_nothing_to_learn_from(sets, tmp_path):
     with pytest.raises(UsageError, match=r"without identities .* set teacher="):
         train_recipe("recognition", [f"data={sets}", f"run={tmp_path}", *SHORT, "labelled=false"])

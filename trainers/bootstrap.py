@@ -1,7 +1,8 @@
 """Confidence intervals by the bootstrap: what is sampled is drawn again, and the figure computed again.
 
 Efron and Tibshirani 1993, percentile intervals. Images, pairs, scenes or persons are drawn, as is right for
-the figure; seed 281.
+the figure; seed 281. A share of few, which may be none or all of them, has Wilson's interval instead: what is
+drawn from none is always none.
 """
 
 from collections.abc import Callable
@@ -57,3 +58,11 @@ def mean_figure(values: np.ndarray, *, unit: str = "", digits: int = 3) -> Figur
 def share(right: np.ndarray, digits: int = 2) -> Figure:
     """How often something is so, in percent."""
     return mean_figure(right, unit="%", digits=digits)
+
+
+def wilson(right: int, count: int, z: float = 1.96, digits: int = 2) -> Figure:
+    """A share with Wilson's 95 % score interval, which holds for small counts, none and all, too (Wilson 1927)."""
+    p, spread = right / count, z * z / count
+    centre = (p + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * float(np.sqrt(p * (1 - p) / count + spread / (4 * count)))
+    return Figure(p, max(0.0, centre - half), min(1.0, centre + half), "%", digits)

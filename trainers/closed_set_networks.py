@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from engines.networks import FaceResNet, MobileFaceNet
+from trainers.provenance import provenance
 
 RESNETS = ("resnet18", "resnet50")
 EMBEDDERS = {"face_resnet": FaceResNet, "mobile_face_net": MobileFaceNet}
@@ -95,5 +96,6 @@ def save_backbone(
         "loss": config.loss,
         "start": config.start,
         "persons": list(persons),
+        "made": provenance("closed_set", config).splitlines(),
     }
     (run / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

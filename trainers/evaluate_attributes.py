@@ -1,5 +1,6 @@
 """`mien evaluate attributes` and `mien evaluate ffhq`: age, gender and emotion, by group, and how sure is how right."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from engines.spec import EMOTIONS
 from engines.stages import AttributeScores, classify
 from trainers import plots
 from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, utkface
-from trainers.bootstrap import Figure, mean_figure, share
+from trainers.bootstrap import Figure, bootstrap, mean_figure, share, wilson
 from trainers.calibration import (
     best_temperature,
     expected_calibration_error,
@@ -20,6 +21,7 @@ from trainers.calibration import (
     tempered,
     two_classes,
 )
+from trainers.expression_metrics import balanced_accuracy
 from trainers.faces import FaceFinder, shown
 from trainers.ffhq import FfhqConfig, thumbnails
 from trainers.measuring import EvaluationConfig, Figures, checkpoint_of, engine
@@ -104,39 +106,59 @@ def group_rows(config: EvaluationConfig, found: Measured) -> Figures:
         race = {row["file"]: int(row["race"]) for row in data.rows()}
     races = np.array([race[name] for name in found.faces.names])
     years, right = np.abs(found.scores.age_years - found.faces.age), right_gender(found)
+    groups = {
+        f"{name}, {gender}": (races == number) & (found.faces.female == value)
+        for number, name in enumerate(RACES)
+        for value, gender in ((1.0, "female"), (0.0, "male"))
+    }
+    groups = {name: rows for name, rows in groups.items() if rows.sum() >= GROUP_SIZE}
     figures: Figures = {}
-    ages, genders = [], []
-    for number, name in enumerate(RACES):
-        for value, gender in ((1.0, "female"), (0.0, "male")):
-            rows = (races == number) & (found.faces.female == value)
-            if rows.sum() < GROUP_SIZE:
-                continue
-            age, told = mean_figure(years[rows], unit="years", digits=2), share(right[rows], digits=1)
-            figures[f"UTKFace test, {name}, {gender} ({rows.sum()})"] = f"age MAE {age}, gender {told}"
-            ages.append(age.value)
-            genders.append(told.value)
-    if ages:
-        figures["spread over these groups, age MAE"] = f"{min(ages):.2f} to {max(ages):.2f} years"
-        figures["spread over these groups, gender accuracy"] = f"{min(genders):.1%} to {max(genders):.1%}"
+    for name, rows in groups.items():
+        age, told = mean_figure(years[rows], unit="years", digits=2), share(right[rows], digits=1)
+        figures[f"UTKFace test, {name} ({rows.sum()})"] = f"age MAE {age}, gender {told}"
+    if groups:
+        members = list(groups.values())
+        figures["spread over these groups, age MAE"] = spread(years, members, unit="years", digits=2)
+        figures["spread over these groups, gender accuracy"] = spread(right, members, unit="%", digits=1)
     return figures
 
 
+def spread(values: np.ndarray, groups: Sequence[np.ndarray], *, unit: str, digits: int) -> str:
+    """From the lowest to the highest mean of the groups, masks (N,) of the values (N,), and how far apart they are.
+
+    The interval is of that distance, faces drawn; chance alone drives groups apart, so it leans to the large side.
+    """
+    inside = np.any(groups, axis=0)
+    value, group = values[inside].astype(float), np.argmax(groups, axis=0)[inside]
+
+    def ends(rows: np.ndarray) -> tuple[float, float]:
+        counts = np.bincount(group[rows], minlength=len(groups))
+        means = np.bincount(group[rows], value[rows], len(groups))[counts > 0] / counts[counts > 0]
+        return float(means.min()), float(means.max())
+
+    apart = bootstrap(lambda rows: float(np.ptp(ends(rows))), len(value), unit=unit, digits=digits)
+    low, high = (Figure(end, unit=unit, digits=digits) for end in ends(np.arange(len(value))))
+    return f"{low} to {high}, {apart} apart"
+
+
 def emotion_rows(found: Measured) -> Figures:
-    """Against the voters: accuracy on the majority, KL from the votes, and each class's recall."""
+    """Against the voters: accuracy on the majority, KL from the votes, each class's recall (Wilson) and their mean."""
     votes, emotion = found.faces.emotion, found.scores.emotion
     label, told = votes.argmax(1), emotion.argmax(1)
     figures: Figures = {
         f"emotion accuracy (8), {len(label)} of FER+ PrivateTest": share(told == label),
         "emotion KL(votes, found)": mean_figure(divergence(votes, emotion)),
     }
-    recalls = []
     for number, name in enumerate(EMOTIONS):
         rows = label == number
         if not rows.any():
             continue
-        figures[f"recall of {name} ({rows.sum()})"] = share(told[rows] == number, digits=1)
-        recalls.append((told[rows] == number).mean())
-    figures["mean recall over the classes"] = f"{np.mean(recalls):.1%}"
+        figures[f"recall of {name} ({rows.sum()})"] = wilson(
+            int((told[rows] == number).sum()), int(rows.sum()), digits=1
+        )
+    figures["mean recall over the classes"] = bootstrap(
+        lambda rows: balanced_accuracy(told[rows], label[rows]), len(label), unit="%", digits=1
+    )
     return figures
 
 
@@ -165,11 +187,16 @@ def calibration_rows(
     gender, female = two_classes(aged.scores.female), (aged.faces.female > 0.5).astype(int)
     return {
         "emotion temperature, from FER+ PublicTest": f"{temperature:.3f}, {said}",
-        "emotion ECE before": Figure(expected_calibration_error(before, label)),
-        "emotion ECE after": Figure(expected_calibration_error(after, label)),
+        "emotion ECE before": calibration_figure(before, label),
+        "emotion ECE after": calibration_figure(after, label),
         "emotion KL(votes, found) before": mean_figure(divergence(judged.faces.emotion, before)),
-        "gender ECE, UTKFace test": Figure(expected_calibration_error(gender, female)),
+        "gender ECE, UTKFace test": calibration_figure(gender, female),
     }
+
+
+def calibration_figure(probabilities: Floats, label: np.ndarray) -> Figure:
+    """ECE; its interval leans to the large side, since chance alone makes a gap in every bin."""
+    return bootstrap(lambda rows: expected_calibration_error(probabilities[rows], label[rows]), len(label))
 
 
 def agreement_rows(found: Measured) -> Figures:

@@ -1,5 +1,6 @@
 """`mien evaluate recognition`: LFW's pairs, and open-set identification of persons nobody trained on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from trainers.bootstrap import Figure, bootstrap, share
 from trainers.measuring import EvaluationConfig, Figures, embed_chain, engine
 from trainers.recognition import is_validation
 from trainers.verification import (
+    OpenSet,
     open_set,
     pairs_of,
     read_pairs,
@@ -103,19 +105,23 @@ def identification_rows(embeddings: Floats, identity: np.ndarray) -> Figures:
         return {label: "too few identities with more than three pictures"}
     deals = open_set(embeddings, identity)
 
-    def measure(rows: np.ndarray) -> float:
-        drawn = np.bincount(rows, minlength=len(people)).astype(float)
-        weights = [drawn[np.searchsorted(people, deal.person)] for deal in deals]
-        rates = [
-            deal.detection_and_identification(FALSE_ALARMS, w) for deal, w in zip(deals, weights, strict=True)
-        ]
-        return float(np.mean(rates))
+    def drawn(rate: Callable[[OpenSet, np.ndarray], float]) -> Figure:
+        def measure(rows: np.ndarray) -> float:
+            times = np.bincount(rows, minlength=len(people)).astype(float)
+            return float(np.mean([rate(deal, times[np.searchsorted(people, deal.person)]) for deal in deals]))
 
-    first = [deal.right[deal.enrolled].mean() for deal in deals]
+        return bootstrap(measure, len(people), unit="%", digits=1, rounds=PERSON_ROUNDS)
+
     return {
-        label: bootstrap(measure, len(people), unit="%", digits=1, rounds=PERSON_ROUNDS),
-        "the same, nearest enrolled person right (no threshold)": f"{np.mean(first):.1%}",
+        label: drawn(lambda deal, weight: deal.detection_and_identification(FALSE_ALARMS, weight)),
+        "the same, nearest enrolled person right (no threshold)": drawn(nearest_right),
     }
+
+
+def nearest_right(deal: OpenSet, weight: np.ndarray) -> float:
+    """The share of enrolled persons' probes whose nearest is that person; `weight` (Q,) is how often each counts."""
+    known = weight * deal.enrolled
+    return float((known * deal.right).sum() / known.sum()) if known.any() else float("nan")
 
 
 def threshold_rows(embeddings: Floats, identity: np.ndarray, default: float) -> Figures:

@@ -31,6 +31,10 @@ FindPoints = Callable[[Image], Floats | None]
 def landmark_figures(config: EvaluationConfig) -> Figures:
     """NME over the faces found, FR@10 % counting misses, and flicker; YuNet beside, where it is given."""
     samples = load_samples(LandmarksConfig(data=config.data, limit=config.limit), "val")
+    root = Path(config.data)
+    judged = (
+        "MTFL val" if (root / "mtfl.zip").is_file() else f"{root.resolve().name} val"
+    )  # a folder of lists
     finders = {"ours": our_points(config, PICTURE)}
     if config.yunet:
         finders["YuNet-n"] = yunet_points(config)
@@ -40,7 +44,7 @@ def landmark_figures(config: EvaluationConfig) -> Figures:
     for key, error in errors.items():
         seen = np.isfinite(error)
         whose = "" if key == "ours" else f", {key}"
-        figures[f"NME, {len(error)} faces of MTFL val{whose}"] = mean_figure(error[seen], unit="%", digits=2)
+        figures[f"NME, {len(error)} faces of {judged}{whose}"] = mean_figure(error[seen], unit="%", digits=2)
         figures[f"FR@10 %, misses counted{whose}"] = share(~(error <= FAILED))
         figures[f"faces missed by the detector{whose}"] = share(~seen)
     figures |= flicker_rows(config, samples, finders)
@@ -95,7 +99,7 @@ def flicker_rows(
 ) -> Figures:
     """How far points jump from frame to frame though the face stands still: in % of the interocular distance.
 
-    A photo of MTFL val is held still for 13 frames, each with sensor noise of its own (6 grey levels),
+    A held-out photo is held still for 13 frames, each with sensor noise of its own (6 grey levels),
     coded as H.264 (crf 18) and decoded, which leaves 3 grey levels from frame to frame; the first is left
     out. The interval is over faces. In the clip of three talking people, slow movement is taken out by the
     second difference, which for pure jitter is the square root of 3 larger than the first.

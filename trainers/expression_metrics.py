@@ -13,7 +13,7 @@ from engines.largest_face import face_crop, largest_face
 from engines.runtime import Engine
 from engines.spec import EXPRESSIONS
 from trainers import plots
-from trainers.bootstrap import Figure, bootstrap, share
+from trainers.bootstrap import Figure, bootstrap, share, wilson
 from trainers.expression_crops import aligned, inner
 from trainers.expression_data import DataOptions, Picture, labelled_pictures
 from trainers.faces import batched
@@ -85,14 +85,6 @@ def balanced_accuracy(found: np.ndarray, labels: np.ndarray) -> float:
 def weighted_f1(found: np.ndarray, labels: np.ndarray) -> float:
     scored = multiclass_f1_score(torch.from_numpy(found), torch.from_numpy(labels), CLASSES, "weighted")
     return float(scored)
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> Figure:
-    """A share with Wilson's 95 % score interval, which holds for small counts too (Wilson 1927)."""
-    p, spread = right / count, z * z / count
-    centre = (p + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * float(np.sqrt(p * (1 - p) / count + spread / (4 * count)))
-    return Figure(p, centre - half, centre + half, "%", 2)
 
 
 def noise_rows(pictures: Sequence[Picture], probabilities: Floats, labels: np.ndarray) -> Figures:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.errors import UsageError
 from engines.geometry import Floats, Image, recognition_crop
 from engines.runtime import Engine, load_engine
 from engines.stages import embed, find_landmarks
@@ -20,6 +21,7 @@ class EvaluationConfig:
     data: str = "data"
     weights: str = ""  # a folder of checkpoints; none: the shipped ones
     video: str = ""  # a folder with the two test videos; none: they are left out
+    video_step: int = 5  # one in so many of their frames judges the detector; 1 is all
     yunet: str = ""  # the YuNet ONNX file: a peer to measure beside; none: ours alone
     wider: str = ""  # a folder in the public WIDER FACE layout, to be measured too
     plots: str = ""  # a folder for pictures; none: no pictures
@@ -27,6 +29,10 @@ class EvaluationConfig:
     precision: str = "auto"  # f32, bf16, int8 ...: as the backend knows them
     limit: int = 0  # images of each set; 0 is all
     run: str = ""  # a folder that keeps found landmarks for the next measurement; none: found anew
+
+    def __post_init__(self) -> None:
+        if self.video_step < 1:
+            raise UsageError(f"video_step={self.video_step}: must be 1 (every frame) or more")
 
 
 def checkpoint_of(config: EvaluationConfig, model: str) -> Path:

@@ -1,11 +1,13 @@
-"""Where a model comes from: its code, its libraries, its data and what the last epoch measured; for its card."""
+"""Where a model comes from: its code, libraries, options, data and what the last epoch measured; for its card."""
 
 import dataclasses
 import json
 import os
 import platform
+import shlex
 import subprocess
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,38 +15,105 @@ from typing import Any
 import torch
 
 from engines.checkpoint import file_sha256
+from trainers.ffhq_layout import open_ffhq
 from trainers.fit import METRICS_FILE
 from trainers.zips import SEED
 
-READ = {  # the zips that a recipe's training reads
-    "detector": ("scenes", "mtfl", "ffhq"),
-    "landmarks": ("mtfl",),
-    "recognition": ("celeba_faces", "mtfl", "utkface", "expw", "emotion_masked", "scenes"),
-    "attributes": ("utkface", "ferplus", "mtfl", "emotion_masked", "expw", "ffhq"),
-    "ffhq": ("ffhq",),
-    "expression": ("emotion_masked", "ferplus", "expw", "ckplus"),
+UNION = ("emotion_masked", "ferplus", "expw", "ckplus")
+UNLABELLED = ("mtfl", "utkface", "expw", "emotion_masked", "scenes")
+# The sets that a recipe's training learns from, by its options; "" is the folder itself, in a layout of its own.
+LEARNS_FROM: dict[str, Callable[[Any], tuple[str, ...]]] = {
+    "detector": lambda c: ("scenes", *(("mtfl", "ffhq") if c.yunet else ())),
+    "landmarks": lambda c: ("mtfl",),
+    "recognition": lambda c: ("celeba_faces",) * c.labelled + (UNLABELLED if c.teacher else ()),
+    # The last two calibrate, whatever is trained on.
+    "attributes": lambda c: tuple(dict.fromkeys((*c.sets.split(","), "utkface", "ferplus"))),
+    "ffhq": lambda c: ("ffhq",) + ("mtfl",) * c.mtfl,
+    "expression": lambda c: (
+        (UNION if c.data.kind == "zips" else ("",))
+        + (("celeba_faces", "utkface") if c.model.pretrain_epochs else ())
+    ),
+    "closed_set": lambda c: ("",),
 }
+SETS = {
+    "scenes": "public scenes; boxes by people (mask photos), SCRFD-2.5G and YuNet-n; every seventh scene is held out, "
+    "and what nearly repeats one",
+    "mtfl": "MTFL/MTCNN landmark set, landmarks and gender by people; its training part",
+    "celeba_faces": "CelebA; the identities whose number ends in 7 are held out",
+    "utkface": "UTKFace, age and gender, of which about 1 % are wrong; 80/10/10 by the hash of the file name",
+    "ferplus": "FER2013 with the votes of FER+ on emotion",
+    "emotion_masked": "AffectNet-derived masked faces; its emotions are noisy",
+    "expw": "ExpW; its emotions are noisy",
+    "ckplus": "CK+, posed emotions",
+    "ffhq": "FFHQ, age, gender and emotion by a machine; 70/10/20 by the hash of the file name",
+}
+# Options that name what training began or learnt from.
+OTHER_WEIGHTS = ("start", "teacher", "yunet", "learn_from")
 LIBRARIES = ("mien", "torch", "lightning", "numpy", "opencv-python-headless")
 
 
 def provenance(recipe: str, config: Any) -> str:
-    """Lines of Markdown, without the names of folders. Zips are named with the start of their SHA-256."""
-    folder, fit = getattr(config.data, "path", config.data), config.fit
+    """Lines of Markdown, with the names of folders but not where they are. Zips have the start of their SHA-256."""
+    fit = config.fit
     lines = [
         f"- code: {git_revision()}",
         f"- libraries: {', '.join(f'{name} {_version(name)}' for name in LIBRARIES if _version(name))}",
         f"- machine: {machine()}; seed {SEED}",
         f"- at most {fit.epochs} epochs of {fit.steps_per_epoch} batches of {fit.batch_size}, "
         f"learning rate {fit.learning_rate}, {fit.precision}",
-        f"- data: {_data(Path(folder), _sets(recipe, config))}",
+        f"- data: {', '.join(map(_fingerprint, sources(recipe, config)))}",
     ]
-    if changed := _changed(config, type(config)()):
-        lines.insert(-1, f"- options: {', '.join(changed)}")
     metrics = Path(config.run) / METRICS_FILE
     if metrics.is_file():
         figures = json.loads(metrics.read_text(encoding="utf-8"))
         lines.append(f"- last epoch: {', '.join(f'{name} {value}' for name, value in figures.items())}")
     return "\n".join(lines)
+
+
+def sources(recipe: str, config: Any) -> list[Path]:
+    """The zips and folders that a training learns from, as far as they are there."""
+    data = config.faces if recipe == "closed_set" else config.data
+    folder = Path(getattr(data, "path", data))
+    found = [_place(recipe, folder, name) for name in LEARNS_FROM[recipe](config)]
+    if getattr(config, "wider", ""):
+        found.append(Path(config.wider))
+    return [path for path in found if path.exists()] or [folder]
+
+
+def _place(recipe: str, folder: Path, name: str) -> Path:
+    if name == "ffhq" and recipe != "detector":  # which pastes from the zip alone
+        with open_ffhq(folder) as faces:
+            return faces.images.path
+    return folder / f"{name}.zip" if name else folder
+
+
+def is_own(source: Path) -> bool:
+    """Whether it is a user's own, of which nothing is known here."""
+    return source.suffix != ".zip" or source.stem not in SETS
+
+
+def described(source: Path) -> str:
+    """A line of Markdown: what is in a zip or folder."""
+    if is_own(source):
+        return f"- your own data: {counted(source)}"
+    return f"- {counted(source)}: {SETS[source.stem]}"
+
+
+def counted(source: Path) -> str:
+    """Its name, without where it is, and its number of files."""
+    if source.suffix == ".zip":
+        with zipfile.ZipFile(source) as file:
+            return f"{source.name} ({len(file.namelist())} files)"
+    return f"{source.resolve().name} ({sum(path.is_file() for path in source.rglob('*'))} files)"
+
+
+def _fingerprint(source: Path) -> str:
+    return f"{source.name} {file_sha256(source)[:12]}" if source.suffix == ".zip" else counted(source)
+
+
+def other_weights(options: Sequence[str]) -> list[str]:
+    """Those of the options that name weights."""
+    return [option for option in options if option.partition("=")[0].rpartition(".")[2] in OTHER_WEIGHTS]
 
 
 def git_revision() -> str:
@@ -77,30 +146,22 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
-def _sets(recipe: str, config: Any) -> list[str]:
-    labelled = getattr(config, "labelled", True)
-    beside = ["mtfl"] if getattr(config, "mtfl", False) else []
-    return [name for name in READ.get(recipe, ()) if labelled or name != "celeba_faces"] + beside
-
-
-def _changed(config: Any, default: Any) -> list[str]:
+def changed_options(config: Any, default: Any = None) -> list[str]:
     """key=value of the options that are not as they come, save how long and where it ran; files without folders."""
+    default = type(config)() if default is None else default
     found = []
     for each in dataclasses.fields(config):
         value, usual = getattr(config, each.name), getattr(default, each.name)
         if each.name in ("fit", "training", "logging", "run", "path") or value == usual:
             continue
         if dataclasses.is_dataclass(value):
-            found += [f"{each.name}.{inner}" for inner in _changed(value, usual)]
+            found += [f"{each.name}.{inner}" for inner in changed_options(value, usual)]
         elif each.name != "data":
-            found.append(f"{each.name}={Path(value).name if isinstance(value, str) else value}")
+            found.append(f"{each.name}={_written(value)}")
     return found
 
 
-def _data(folder: Path, names: Sequence[str]) -> str:
-    zips = [folder / f"{name}.zip" for name in names]
-    if any(path.is_file() for path in zips):
-        return ", ".join(f"{path.name} {file_sha256(path)[:12]}" for path in zips if path.is_file())
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    counts = [f"{path.name} ({sum(1 for _ in path.rglob('*.*'))})" for path in inside[:20]]
-    return "files of one's own" + (f" in the folders {', '.join(counts)}" if counts else "")
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return shlex.quote(Path(value).name) if isinstance(value, str) else str(value)

@@ -12,7 +12,15 @@ from engines.expression import expression_spec
 from engines.spec import EMOTIONS, ModelSpec
 from trainers import attributes, detector, expression, ffhq, landmarks, recognition
 from trainers.options import override
-from trainers.provenance import provenance
+from trainers.provenance import (
+    changed_options,
+    counted,
+    described,
+    is_own,
+    other_weights,
+    provenance,
+    sources,
+)
 
 FIGURES_START, FIGURES_END = "<!-- figures -->", "<!-- /figures -->"
 MODEL_OF = {
@@ -40,52 +48,33 @@ TRAIN: dict[str, Callable[[Any], nn.Module]] = {
     "expression": expression.train,
 }
 ABOUT = {
-    "detector": (
-        "Finds faces: anchor-free, strides 8, 16 and 32, residual backbone (FCOS; generalised focal loss; GIoU).",
-        "3,273 public scenes: human boxes (mask photos), boxes by SCRFD-2.5G and YuNet-n as teachers. Every seventh "
-        "scene is held out, and what nearly repeats one.",
-    ),
-    "landmarks": (
-        "Finds two eyes, the nose and two mouth corners: stacked hourglass, two stacks (Newell et al. 2016).",
-        "MTFL/MTCNN landmark set, human labels: 10,000 faces for training, 3,466 held out.",
-    ),
-    "embedder": (
-        "Turns an aligned face into 192 numbers whose cosine tells whether two faces are one person.",
-        "CelebA faces (identities and distillation; none with labelled=false), MTFL without LFW's people, UTKFace's "
-        "training part, ExpW, AffectNet-derived masked faces and the larger faces of the training scenes (distillation "
-        "only), from a MobileFaceNet teacher (MIT-licensed package). LFW and the CelebA identities "
-        "whose number ends in 7 are held out; identities that the teacher takes for LFW people are left out.",
-    ),
-    "attributes": (
-        "Reads age, gender (as annotated: female or male) and eight emotions from an aligned face.",
-        "UTKFace (age, gender), MTFL's training part (gender), FER+ votes (emotion); at a lower weight "
-        "AffectNet-derived masked faces and ExpW (emotion) and FFHQ's training part (machine-made labels). The trunk "
-        "starts from the embedder's. UTKFace's label noise is about 1 %. The emotion and gender probabilities are "
-        "calibrated by a temperature each, fitted on FER+ PublicTest and UTKFace's validation part and folded into the "
-        "last layers.",
-    ),
-    "ffhq": (
-        "Reads age, gender and eight emotions from a face of 224 px, as the machine that labelled FFHQ did.",
-        "FFHQ in its public layout, 70/10/20 by the hash of the file name; every label was made by a machine, so "
-        "the figures are agreement with it, not accuracy.",
-    ),
-    "expression": (
-        "Tells five expressions (Angry, Fear, Happy, Sad, Surprised) from an aligned face.",
-        "FER2013 pictures whose label at least 3 of FER+'s 10 voters confirmed, AffectNet-derived masked faces, ExpW "
-        "and CK+: 64/16/20 by set and class, near-duplicates and CK+ subjects on one side. The labels of the masked "
-        "faces and of ExpW are noisy; FER's voters agree with its own label for Fear in 7 of 10 pictures.",
-    ),
+    "detector": "Finds faces: anchor-free, strides 8, 16 and 32, residual backbone (FCOS; generalised focal loss; "
+    "GIoU).",
+    "landmarks": "Finds two eyes, the nose and two mouth corners: stacked hourglass (Newell et al. 2016).",
+    "recognition": "Turns an aligned face into numbers whose cosine tells whether two faces are one person. "
+    "With a teacher it learns from that on all faces; the labelled ones that the teacher takes for LFW people are left "
+    "out.",
+    "attributes": "Reads age, gender (as annotated: female or male) and eight emotions from an aligned face. The "
+    "emotion and gender probabilities are calibrated by a temperature each, fitted on FER+ PublicTest and UTKFace's "
+    "validation part and folded into the last layers.",
+    "ffhq": "Reads age, gender and eight emotions from a face, as the machine that labelled FFHQ did: its figures are "
+    "agreement with that machine, not accuracy.",
+    "expression": "Tells five expressions (Angry, Fear, Happy, Sad, Surprised) from an aligned face. The pictures are "
+    "split 64/16/20 by set and class. Of the public sets, near-duplicates and CK+ subjects stay on one side, and of "
+    "FER's pictures those count whose label enough of FER+'s voters confirmed (`data.min_votes`).",
 }
-MORE_OPTIONS = {
-    "recognition": " teacher=mobilefacenet_192.onnx",
-    "attributes": " start=engines/weights/embedder",
-    "expression": " model.start=engines/weights/embedder",
+MEASURED_WITH = {
+    "detector": " video=FOLDER yunet=yunet_n_dynamic.onnx",
+    "landmarks": " video=FOLDER yunet=yunet_n_dynamic.onnx",
 }
-MEASURED_WITH = {"detector": " video=FOLDER yunet=yunet_n_dynamic.onnx"}
-LICENCE = (
-    "The data are for research and non-commercial use; so are these weights. For a commercial purpose, train on "
-    "data of your own. The code is Apache-2.0."
+PUBLIC_LICENCE = (
+    "The public data are for research and non-commercial use; so are these weights. For a commercial purpose, train on "
+    "data of your own."
 )
+OWN_LICENCE = "Your own data: {}; whether and for what its licence allows use is yours to know."
+OTHER_LICENCE = "Training began or learnt from other weights ({}); their terms hold for these, too."
+CODE_LICENCE = "The code is Apache-2.0."
+NOT_RECORDED = "Not recorded."
 
 
 def make_config(recipe: str, settings: Sequence[str], logger: str = "csv") -> Any:
@@ -111,7 +100,7 @@ def finish(recipe: str, config: Any, network: nn.Module) -> Path:
         from trainers.calibration import calibrate, save_temperatures
 
         temperatures = calibrate(network, spec, config)
-    card = card_text(recipe, provenance(recipe, config))
+    card = card_text(recipe, config)
     save_checkpoint(folder, network, spec, card)
     if recipe == "attributes":
         save_temperatures(folder, temperatures)
@@ -146,13 +135,30 @@ def spec_of(recipe: str, config: Any) -> ModelSpec:
     return ModelSpec("attributes", "attributes", "AttributesNet", args, size, outputs, labels=EMOTIONS)
 
 
-def card_text(recipe: str, made: str = "") -> str:
-    what, data = ABOUT[recipe if recipe in ABOUT else MODEL_OF[recipe]]
+def card_text(recipe: str, config: Any = None) -> str:
+    """What the network does, and what it was made from; the latter is not recorded without the run's options."""
+    data = licence = made = NOT_RECORDED
+    if config is not None:
+        read, options = sources(recipe, config), changed_options(config)
+        data = "\n".join(described(source) for source in read)
+        licence = licence_text(read, other_weights(options))
+        made = (
+            f"`{' '.join(['mien train', recipe, 'data=FOLDER', *options])}`\n\n{provenance(recipe, config)}"
+        )
     return (
-        f"# {MODEL_OF[recipe]}\n\n{what}\n\n## Data\n\n{data}\n\n## Licence\n\n{LICENCE}\n\n"
+        f"# {MODEL_OF[recipe]}\n\n{ABOUT[recipe]}\n\n## Data\n\n{data}\n\n## Licence\n\n{licence}\n\n"
         f"## Figures\n\n{FIGURES_START}\nNot measured yet: `mien evaluate {recipe}`.\n{FIGURES_END}\n\n"
-        f"## Made by\n\n`mien train {recipe} data=FOLDER{MORE_OPTIONS.get(recipe, '')}`\n\n{made}\n"
+        f"## Made by\n\n{made}\n"
     )
+
+
+def licence_text(read: Sequence[Path], weights: Sequence[str]) -> str:
+    """Of what was read, of the weights that training began or learnt from (as options), and of the code."""
+    own = [counted(source) for source in read if is_own(source)]
+    parts = [PUBLIC_LICENCE] if len(own) < len(read) else []
+    parts += [OWN_LICENCE.format(", ".join(own))] if own else []
+    parts += [OTHER_LICENCE.format(", ".join(weights))] if weights else []
+    return " ".join([*parts, CODE_LICENCE])
 
 
 def put_into_card(checkpoint: Path, recipe: str, figures: Mapping[str, object]) -> None:
