@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.errors import UsageError
 from trainers import budget
 
 
@@ -41,3 +42,10 @@ def test_a_second_call_trains_on_as_many_images_as_the_first(tmp_path, trainings
     first, second = trainings.given("limit")
     assert first == second and int(first) > 40
     assert [int(first)] * 2 == [state["limit"] for state in trainings.states]
+
+
+def test_train_all_on_two_devices_is_refused_before_it_starts(tmp_path, trainings):
+    with pytest.raises(UsageError, match=r"fit.devices=2: one training a command"):
+        budget.train_all([f"run={tmp_path}", "fit.devices=2"], "10m", lambda _: None)
+
+    assert not trainings.settings and not list(tmp_path.iterdir())

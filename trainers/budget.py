@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from engines.errors import MienError, UsageError
-from trainers.recipes import CONFIGS, train_recipe
+from trainers.recipes import CONFIGS, make_config, train_recipe
 from trainers.whole_file import whole_file
 
 # The detector and the embedder have the longest way to go; FER is learnt from the embedder's trunk.
@@ -46,7 +46,13 @@ def train_all(settings: Sequence[str], budget: str, tell: Callable[[str], object
 
     A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
     call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
+    Raises UsageError for more than one device: DDP trains once a process.
     """
+    fit = make_config("landmarks", [setting for setting in settings if setting.startswith("fit.")]).fit
+    if fit.devices > 1:
+        raise UsageError(
+            f"fit.devices={fit.devices}: one training a command; `train all` trains on one, each recipe alone on more"
+        )
     deadline = time.time() + seconds_of(budget)
     run, passed = _run_folder(settings)
     spent = _load(run)
