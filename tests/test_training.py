@@ -260,7 +260,7 @@ def test_a_second_call_of_train_all_goes_on_where_the_first_was_killed(tmp_path,
 
     calls = []
 
-    def train(recipe: str, settings: list[str]) -> Path:
+    def train(recipe: str, settings: list[str], logger: str) -> Path:
         calls.append(recipe)
         if len(calls) == 3:
             raise KeyboardInterrupt  # as a kill: nothing is caught

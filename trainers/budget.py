@@ -41,14 +41,16 @@ def seconds_of(text: str) -> float:
     return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smh])", text))
 
 
-def train_all(settings: Sequence[str], budget: str, tell: Callable[[str], object] = print) -> dict[str, Path]:
+def train_all(
+    settings: Sequence[str], budget: str, tell: Callable[[str], object] = print, logger: str = "csv"
+) -> dict[str, Path]:
     """Train every recipe that is not done yet, each in its share of the time; the checkpoints' folders.
 
     A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
     call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
     Raises UsageError for more than one device: DDP trains once a process.
     """
-    fit = make_config("landmarks", [setting for setting in settings if setting.startswith("fit.")]).fit
+    fit = make_config("landmarks", [each for each in settings if each.startswith("fit.")], logger).fit
     if fit.devices > 1:
         raise UsageError(
             f"fit.devices={fit.devices}: one training a command; `train all` trains on one, each recipe alone on more"
@@ -66,7 +68,7 @@ def train_all(settings: Sequence[str], budget: str, tell: Callable[[str], object
         recipe = waiting.pop(0)
         tell(f"{recipe}: {share:.0f} of {left:.0f} seconds left")
         try:
-            _train(recipe, run, passed, share, spent)
+            _train(recipe, run, passed, share, spent, fit.logger)
         except MienError as error:
             tell(f"{recipe}: left out, {error}")
     return {name: Path(each.checkpoint) for name, each in spent.items() if each.checkpoint}
@@ -76,7 +78,9 @@ def _weight(recipe: str) -> float:
     return SHARES.get(recipe, 1.0)
 
 
-def _train(recipe: str, run: Path, settings: list[str], share: float, spent: dict[str, Spent]) -> None:
+def _train(
+    recipe: str, run: Path, settings: list[str], share: float, spent: dict[str, Spent], logger: str
+) -> None:
     started, before = time.monotonic(), spent[recipe].seconds
     limit = spent[recipe].limit or _limit(share)
 
@@ -87,7 +91,7 @@ def _train(recipe: str, run: Path, settings: list[str], share: float, spent: dic
     note()  # a kill leaves no time to
     own = [f"run={run / recipe}", f"fit.until={time.time() + share * 0.9}", "fit.steps_per_epoch=50"]
     try:
-        checkpoint = train_recipe(recipe, [*own, *_for_this_machine(recipe, limit, run), *settings])
+        checkpoint = train_recipe(recipe, [*own, *_for_this_machine(recipe, limit, run), *settings], logger)
     except BaseException:
         note()
         raise

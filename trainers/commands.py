@@ -27,12 +27,15 @@ def train(
     ] = None,
 ) -> None:
     """Train a model, or resume where the run stopped; the checkpoint is left in the run's folder."""
+    from trainers.run_loggers import default_logger
+
+    settings, logger = settings or [], default_logger()
     if recipe == ALL:
         from trainers.budget import train_all
 
         if not budget:
             raise typer.BadParameter("all needs a time to share, such as --budget 8m", param_hint="--budget")
-        for name, folder in train_all(settings or [], budget, typer.echo).items():
+        for name, folder in train_all(settings, budget, typer.echo, logger).items():
             typer.echo(f"checkpoint of {name}: {folder}")
         return
     if budget:
@@ -40,13 +43,12 @@ def train(
     if recipe == CLOSED_SET:
         from trainers.closed_set import train_closed_set
 
-        typer.echo(f"table: {train_closed_set(settings or [])}")
+        typer.echo(f"table: {train_closed_set([f'fit.logger={logger}', *settings])}")
         return
     _check(recipe)
     from trainers.recipes import train_recipe
-    from trainers.run_loggers import default_logger
 
-    typer.echo(f"checkpoint: {train_recipe(recipe, settings or [], default_logger())}")
+    typer.echo(f"checkpoint: {train_recipe(recipe, settings, logger)}")
 
 
 def evaluate(
