@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.errors import UsageError
 from tests.processes import MIEN
 from trainers import commands
 from trainers.run_loggers import RUN_ID_FILE
@@ -56,3 +57,39 @@ def test_closed_set_logs_where_the_recipes_do_unless_it_is_told_otherwise(monkey
     commands.train("closed_set", ["fit.logger=csv"])
 
     assert [["fit.logger=mlflow", "fit.logger=csv"]] == given  # the last one counts
+
+
+@pytest.mark.parametrize("recipe", ["landmarks", "closed_set", "all"])
+@pytest.mark.parametrize(
+    ("logger", "words"),
+    [
+        ("wandb", "logger 'wandb' is none of csv, mlflow, tensorboard"),
+        ("tensorboard", "pip install tensorboard, or choose csv"),
+        ("mlflow", "pip install mlflow, or choose csv"),
+    ],
+)
+def test_a_logger_that_is_not_there_is_refused_before_any_data_are_read(
+    tmp_path, monkeypatch, recipe, logger, words
+):
+    monkeypatch.setattr("trainers.run_loggers.find_spec", lambda name: None)
+    settings = [f"fit.logger={logger}", f"run={tmp_path / 'run'}"]
+    settings.append(f"{'faces' if recipe == 'closed_set' else 'data'}={tmp_path / 'none'}")
+
+    with pytest.raises(UsageError, match=words):
+        commands.train(recipe, settings, "10m" if recipe == "all" else None)
+
+
+def test_the_logging_group_is_checked_before_any_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.run_loggers.find_spec", lambda name: None)
+
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        commands.train("expression", ["logging=tensorboard", f"data={tmp_path / 'none'}"])
+
+
+def test_tensorboard_gets_a_file_of_events(sets, tmp_path):
+    pytest.importorskip("tensorboard")
+    words = [f"data={sets}", f"run={tmp_path}", "fit.epochs=1", "fit.logger=tensorboard", *TINY]
+
+    subprocess.run([MIEN, "train", "landmarks", *words], capture_output=True, check=True)
+
+    assert 1 == len(list((tmp_path / "tensorboard").glob("events.out.tfevents.*")))

@@ -12,6 +12,7 @@ import torch
 
 from engines.errors import MienError, UsageError
 from trainers.recipes import CONFIGS, make_config, train_recipe
+from trainers.run_loggers import check_logger
 from trainers.whole_file import whole_file
 
 # The detector and the embedder have the longest way to go; FER is learnt from the embedder's trunk.
@@ -48,13 +49,14 @@ def train_all(
 
     A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
     call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
-    Raises UsageError for more than one device: DDP trains once a process.
+    Raises UsageError for more than one device (DDP trains once a process) and for a logger that is not there.
     """
     fit = make_config("landmarks", [each for each in settings if each.startswith("fit.")], logger).fit
     if fit.devices > 1:
         raise UsageError(
             f"fit.devices={fit.devices}: one training a command; `train all` trains on one, each recipe alone on more"
         )
+    check_logger(fit.logger)
     deadline = time.time() + seconds_of(budget)
     run, passed = _run_folder(settings)
     spent = _load(run)
