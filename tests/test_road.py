@@ -77,6 +77,7 @@ def test_the_whole_road_leads_from_celeba_to_a_table_of_both_losses(road, tmp_pa
         "fit.batch_size=4",
         "fit.threads=1",
         "embedding_size=16",
+        "fit.logger=csv",
     ]
 
     said = mien("train", "closed_set", *settings, "alignment=eyes,similarity")

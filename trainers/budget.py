@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from engines.errors import MienError, UsageError
-from trainers.recipes import CONFIGS, train_recipe
+from trainers.recipes import CONFIGS, make_config, train_recipe
+from trainers.run_loggers import check_logger
+from trainers.whole_file import whole_file
 
 # The detector and the embedder have the longest way to go; FER is learnt from the embedder's trunk.
 SHARES = {"landmarks": 1.5, "detector": 3.0, "recognition": 3.0, "attributes": 2.0, "expression": 2.0}
@@ -23,10 +25,14 @@ FOR_LOADING = 0.25  # of a recipe's share
 
 @dataclass(slots=True)
 class Spent:
-    """What a recipe has had: seconds over all calls, and its checkpoint once it is done."""
+    """What a recipe has had: seconds over all calls, its checkpoint once it is done, and what its data are cut to.
+
+    The first call chooses the limit: with other data there may be more persons, and a head of another size.
+    """
 
     seconds: float = 0.0
     checkpoint: str = ""
+    limit: int = 0
 
 
 def seconds_of(text: str) -> float:
@@ -36,12 +42,21 @@ def seconds_of(text: str) -> float:
     return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smh])", text))
 
 
-def train_all(settings: Sequence[str], budget: str, tell: Callable[[str], object] = print) -> dict[str, Path]:
+def train_all(
+    settings: Sequence[str], budget: str, tell: Callable[[str], object] = print, logger: str = "csv"
+) -> dict[str, Path]:
     """Train every recipe that is not done yet, each in its share of the time; the checkpoints' folders.
 
     A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
     call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
+    Raises UsageError for more than one device (DDP trains once a process) and for a logger that is not there.
     """
+    fit = make_config("landmarks", [each for each in settings if each.startswith("fit.")], logger).fit
+    if fit.devices > 1:
+        raise UsageError(
+            f"fit.devices={fit.devices}: one training a command; `train all` trains on one, each recipe alone on more"
+        )
+    check_logger(fit.logger)
     deadline = time.time() + seconds_of(budget)
     run, passed = _run_folder(settings)
     spent = _load(run)
@@ -55,7 +70,7 @@ def train_all(settings: Sequence[str], budget: str, tell: Callable[[str], object
         recipe = waiting.pop(0)
         tell(f"{recipe}: {share:.0f} of {left:.0f} seconds left")
         try:
-            _train(recipe, run, passed, share, spent)
+            _train(recipe, run, passed, share, spent, fit.logger)
         except MienError as error:
             tell(f"{recipe}: left out, {error}")
     return {name: Path(each.checkpoint) for name, each in spent.items() if each.checkpoint}
@@ -65,29 +80,35 @@ def _weight(recipe: str) -> float:
     return SHARES.get(recipe, 1.0)
 
 
-def _train(recipe: str, run: Path, settings: list[str], share: float, spent: dict[str, Spent]) -> None:
+def _train(
+    recipe: str, run: Path, settings: list[str], share: float, spent: dict[str, Spent], logger: str
+) -> None:
     started, before = time.monotonic(), spent[recipe].seconds
+    limit = spent[recipe].limit or _limit(share)
 
     def note(checkpoint: str = "") -> None:
-        spent[recipe] = Spent(round(before + time.monotonic() - started, 1), checkpoint)
+        spent[recipe] = Spent(round(before + time.monotonic() - started, 1), checkpoint, limit)
         _save(run, spent)
 
+    note()  # a kill leaves no time to
     own = [f"run={run / recipe}", f"fit.until={time.time() + share * 0.9}", "fit.steps_per_epoch=50"]
     try:
-        checkpoint = train_recipe(recipe, [*own, *_for_this_machine(recipe, share, run), *settings])
+        checkpoint = train_recipe(recipe, [*own, *_for_this_machine(recipe, limit, run), *settings], logger)
     except BaseException:
         note()
         raise
     note(str(checkpoint))
 
 
-def _for_this_machine(recipe: str, share: float, run: Path) -> list[str]:
+def _limit(share: float) -> int:
+    """Images of a set that are read and aligned within FOR_LOADING of a share, in seconds."""
+    return max(40, int(share * FOR_LOADING * PICTURES_A_SECOND * (os.cpu_count() or 1) / 5))
+
+
+def _for_this_machine(recipe: str, limit: int, run: Path) -> list[str]:
     cores = os.cpu_count() or 1
     workers = min(12, cores - 2) if torch.cuda.is_available() and cores > 4 else 0
-    more = [
-        f"fit.workers={workers}",
-        f"limit={max(40, int(share * FOR_LOADING * PICTURES_A_SECOND * cores / 5))}",
-    ]
+    more = [f"fit.workers={workers}", f"limit={limit}"]
     trunk = run / "recognition" / "embedder"
     if recipe in ("attributes", "expression") and trunk.is_dir():
         more.append(f"{'model.' if recipe == 'expression' else ''}start={trunk}")
@@ -107,9 +128,5 @@ def _load(run: Path) -> dict[str, Spent]:
 
 
 def _save(run: Path, spent: dict[str, Spent]) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    half = run / f".{STATE_FILE}"
-    half.write_text(
-        json.dumps({name: asdict(each) for name, each in spent.items()}, indent=1), encoding="utf-8"
-    )
-    half.replace(run / STATE_FILE)
+    with whole_file(run / STATE_FILE) as file:
+        file.write(json.dumps({name: asdict(each) for name, each in spent.items()}, indent=1).encode())

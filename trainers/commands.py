@@ -27,26 +27,32 @@ def train(
     ] = None,
 ) -> None:
     """Train a model, or resume where the run stopped; the checkpoint is left in the run's folder."""
-    if recipe == ALL:
+    if recipe == ALL and not budget:
+        raise typer.BadParameter("all needs a time to share, such as --budget 8m", param_hint="--budget")
+    if recipe != ALL and budget:
+        raise typer.BadParameter("is for `mien train all`; set fit.epochs here", param_hint="--budget")
+    if recipe not in (ALL, CLOSED_SET):
+        _check(recipe)
+    from trainers.run_loggers import check_logger, default_logger
+
+    settings, logger = settings or [], default_logger()
+    if budget:
         from trainers.budget import train_all
 
-        if not budget:
-            raise typer.BadParameter("all needs a time to share, such as --budget 8m", param_hint="--budget")
-        for name, folder in train_all(settings or [], budget, typer.echo).items():
+        for name, folder in train_all(settings, budget, typer.echo, logger).items():
             typer.echo(f"checkpoint of {name}: {folder}")
-        return
-    if budget:
-        raise typer.BadParameter("is for `mien train all`; set fit.epochs here", param_hint="--budget")
-    if recipe == CLOSED_SET:
-        from trainers.closed_set import train_closed_set
+    elif recipe == CLOSED_SET:
+        from trainers.closed_set import ClosedSetConfig, train_closed_set
+        from trainers.options import override
 
-        typer.echo(f"table: {train_closed_set(settings or [])}")
-        return
-    _check(recipe)
-    from trainers.recipes import train_recipe
-    from trainers.run_loggers import default_logger
+        settings = [f"fit.logger={logger}", *settings]
+        check_logger(override(ClosedSetConfig(), settings).fit.logger)
+        typer.echo(f"table: {train_closed_set(settings)}")
+    else:
+        from trainers.recipes import make_config, train_recipe
 
-    typer.echo(f"checkpoint: {train_recipe(recipe, settings or [], default_logger())}")
+        check_logger(make_config(recipe, settings, logger).fit.logger)
+        typer.echo(f"checkpoint: {train_recipe(recipe, settings, logger)}")
 
 
 def evaluate(

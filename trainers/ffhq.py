@@ -12,6 +12,7 @@ import dataclasses
 import json
 import pickle
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,13 @@ class FfhqRecipe(Recipe):
     def __init__(self, network: AttributesNet, config: FfhqConfig, held: LabelledFaces) -> None:
         super().__init__(network, config.fit)
         self.config, self.held = config, held
+        self.draws = find_spec("matplotlib") is not None
+
+    def on_fit_start(self) -> None:
+        if not self.draws:
+            self.print(
+                f"no pictures of the curves, which are in {HISTORY_FILE}: they need matplotlib; pip install it"
+            )
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, age, female, emotion = batch
@@ -173,7 +181,8 @@ class FfhqRecipe(Recipe):
         last = epoch == self.config.fit.epochs
         if epoch % self.config.picture_every == 0 or last:
             write_checkpoint(run / f"epoch_{epoch:03d}", self.config, network, row)
-            plots.history(run / f"history_{epoch:03d}.png", history)
+            if self.draws:
+                plots.history(run / f"history_{epoch:03d}.png", history)
 
     @torch.inference_mode()
     def validate_on(self, network: nn.Module) -> dict[str, float]:

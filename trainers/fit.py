@@ -19,11 +19,11 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from engines.errors import MienError
+from engines.errors import MienError, UsageError
 from trainers.clock import Clock
 from trainers.held import held_batches
 from trainers.run_loggers import make_logger
@@ -176,9 +176,14 @@ def _warmed_average(decay: float) -> Callable:
 def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset | None = None) -> nn.Module:
     """Train (or resume) in `run`, and return the averaged network in evaluation mode, on the CPU.
 
-    With a validation set it is the one of the epoch with the lowest loss on it.
+    With a validation set it is the one of the epoch with the lowest loss on it. Raises UsageError for a second
+    training by DDP in one process.
     """
     options = recipe.options
+    if options.devices > 1 and distributed.is_available() and distributed.is_initialized():
+        raise UsageError(
+            f"fit.devices={options.devices}: one training a command; the same command goes on with {run}"
+        )
     cv2.setNumThreads(1)  # the picture work is small: threads of its own would only fight with torch's
     if options.threads:
         torch.set_num_threads(options.threads)

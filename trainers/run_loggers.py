@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from engines.errors import UsageError
 
 LOGGERS = ("csv", "mlflow", "tensorboard")
+PACKAGES = {"mlflow": ("mlflow",), "tensorboard": ("tensorboard", "tensorboardX")}  # one of them will do
 RUN_ID_FILE = "mlflow_run.txt"
 
 
@@ -19,15 +20,20 @@ def default_logger() -> str:
     return "mlflow" if find_spec("mlflow") else "csv"
 
 
-def make_logger(kind: str, run: Path) -> Logger:
-    """A Lightning logger. MLflow's runs lie in `mlruns` beside the runs' folders, for `mlflow ui` to compare."""
+def check_logger(kind: str) -> None:
+    """Raises UsageError for a logger that is unknown or not installed; to be called before data are read."""
     if kind not in LOGGERS:
         raise UsageError(f"logger {kind!r} is none of {', '.join(LOGGERS)}")
+    if kind in PACKAGES and not any(find_spec(package) for package in PACKAGES[kind]):
+        raise UsageError(f"logger {kind}: is not installed; pip install {kind}, or choose csv")
+
+
+def make_logger(kind: str, run: Path) -> Logger:
+    """A Lightning logger. MLflow's runs lie in `mlruns` beside the runs' folders, for `mlflow ui` to compare."""
+    check_logger(kind)
     if kind == "mlflow":
         return _mlflow(run)
     if kind == "tensorboard":
-        if not (find_spec("tensorboard") or find_spec("tensorboardX")):
-            raise UsageError("logger tensorboard: is not installed; pip install tensorboard")
         from lightning.pytorch.loggers import TensorBoardLogger
 
         return TensorBoardLogger(run, name="tensorboard", version="")
@@ -35,8 +41,6 @@ def make_logger(kind: str, run: Path) -> Logger:
 
 
 def _mlflow(run: Path) -> Logger:
-    if not find_spec("mlflow"):
-        raise UsageError("logger mlflow: is not installed; pip install mlflow, or choose csv")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it calls home, unasked
     from lightning.pytorch.loggers import MLFlowLogger
 
