@@ -117,6 +117,27 @@ def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
     assert 3 == len(figures) and all("machine-made" in name for name in figures)
 
 
+def test_a_run_that_its_time_ends_leaves_its_last_epoch_and_the_curves(sets, tmp_path):
+    settings = [f"data={sets}", f"run={tmp_path}", *FFHQ_SHORT, "picture_every=5", "fit.epochs=9"]
+
+    train_recipe("ffhq", [*settings, "fit.until=1"])
+
+    assert [1] == [row["epoch"] for row in json.loads((tmp_path / "history.json").read_text())]
+    assert (tmp_path / "epoch_001" / "metadata.json").is_file() and (tmp_path / "history_001.png").is_file()
+
+
+def test_the_history_is_replaced_as_a_whole_file(sets, tmp_path):
+    settings = [f"data={sets}", f"run={tmp_path}", *FFHQ_SHORT, "fit.until=1"]
+    train_recipe("ffhq", settings)
+    (tmp_path / "before.json").hardlink_to(tmp_path / "history.json")
+
+    train_recipe("ffhq", settings)
+
+    assert [1, 2] == [
+        len(json.loads((tmp_path / f"{name}.json").read_text())) for name in ("before", "history")
+    ]
+
+
 def test_a_wide_crop_has_the_daemon_s_in_its_middle_and_begins_with_what_it_showed(tmp_path):
     with open_ffhq(ffhq_tree(tmp_path)) as data:
         image = data.images.image(data.faces("train")[0].image)

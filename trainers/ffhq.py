@@ -36,6 +36,7 @@ from trainers.faces import FaceFinder, box_from_interocular
 from trainers.ffhq_layout import open_ffhq
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.transforms import jitter_matrix, photometric
+from trainers.whole_file import whole_file
 from trainers.zips import SEED
 
 CROPS = ("attribute", "wide", "thumbnail")
@@ -175,10 +176,11 @@ class FfhqRecipe(Recipe):
         train = {f"train_{k}": float(v) for k, v in self.trainer.callback_metrics.items()}
         row = {"epoch": epoch, **train, **self.validate_on(network)}
         history = [*past, row]
-        (run / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+        with whole_file(run / HISTORY_FILE) as file:
+            file.write((json.dumps(history, indent=1) + "\n").encode())
         if all(row["val_loss"] < old["val_loss"] for old in past):
             keep_best(self.config, network, row)
-        last = epoch == self.config.fit.epochs
+        last = epoch == self.config.fit.epochs or self.trainer.should_stop
         if epoch % self.config.picture_every == 0 or last:
             write_checkpoint(run / f"epoch_{epoch:03d}", self.config, network, row)
             if self.draws:
