@@ -3,6 +3,7 @@
 import json
 import zipfile
 from dataclasses import replace
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -117,6 +118,27 @@ def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
     assert 3 == len(figures) and all("machine-made" in name for name in figures)
 
 
+def test_a_run_that_its_time_ends_leaves_its_last_epoch_and_the_curves(sets, tmp_path):
+    settings = [f"data={sets}", f"run={tmp_path}", *FFHQ_SHORT, "picture_every=5", "fit.epochs=9"]
+
+    train_recipe("ffhq", [*settings, "fit.until=1"])
+
+    assert [1] == [row["epoch"] for row in json.loads((tmp_path / "history.json").read_text())]
+    assert (tmp_path / "epoch_001" / "metadata.json").is_file() and (tmp_path / "history_001.png").is_file()
+
+
+def test_the_history_is_replaced_as_a_whole_file(sets, tmp_path):
+    settings = [f"data={sets}", f"run={tmp_path}", *FFHQ_SHORT, "fit.until=1"]
+    train_recipe("ffhq", settings)
+    (tmp_path / "before.json").hardlink_to(tmp_path / "history.json")
+
+    train_recipe("ffhq", settings)
+
+    assert [1, 2] == [
+        len(json.loads((tmp_path / f"{name}.json").read_text())) for name in ("before", "history")
+    ]
+
+
 def test_a_wide_crop_has_the_daemon_s_in_its_middle_and_begins_with_what_it_showed(tmp_path):
     with open_ffhq(ffhq_tree(tmp_path)) as data:
         image = data.images.image(data.faces("train")[0].image)
@@ -155,10 +177,49 @@ def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_p
 
     with pytest.raises(MienError, match="none of its 1 tensors fits"):
         load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "other.safetensors")
-    with pytest.raises(MienError, match="not a plain file of tensors"):
+    with pytest.raises(MienError, match="holds no plain tensors"):
         load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "code.pt")
     with pytest.raises(UsageError, match="backbone=NAME"):
         make_network(FfhqConfig(start="imagenet"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["backbone=resnet99"], "backbone=resnet99: torchvision has no such classifier"),
+        (["backbone=squeezenet1_0"], "does not end in a linear layer"),
+        (["backbone=resnet18", f"start={WEIGHTS / 'embedder'}"], "with backbone=resnet18 name a file"),
+        (["backbone=resnet18", "start=imagenet"], r"start=imagenet: cannot be fetched here \(.*no route"),
+        (["start=gone.pt"], "gone.pt: no such file"),
+        (["start=gone"], "gone: no such file"),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_refused_before_any_data_are_read(
+    tmp_path, monkeypatch, settings, words
+):
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+
+    with pytest.raises(MienError, match=words):
+        train_recipe("ffhq", [f"data={tmp_path / 'none'}", *settings])
+
+
+def test_a_lightning_checkpoint_starts_a_trunk_as_its_state_dict_does(tmp_path):
+    torch.manual_seed(0)
+    state = make_network(FfhqConfig(start="")).state_dict()
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "whole.ckpt")
+
+    network = make_network(FfhqConfig(start=str(tmp_path / "whole.ckpt")))
+
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_a_backbone_that_knows_nothing_yet_is_told(capsys):
+    make_network(FfhqConfig(backbone="mobilenet_v3_small"))
+
+    assert "backbone=mobilenet_v3_small: from scratch; start=imagenet" in capsys.readouterr().out
 
 
 def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets):

@@ -10,7 +10,7 @@ labelled distribution (5); batches of 64, 30 epochs, a rate of 1e-4, pictures of
 
 import dataclasses
 import json
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from engines.geometry import Floats, Image, attribute_crop, warp
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
+from engines.tensors import read_tensors
 from trainers import plots
 from trainers.attribute_sets import STORED, LabelledFaces, mtfl
 from trainers.attributes import start_from
@@ -36,6 +36,7 @@ from trainers.faces import FaceFinder, box_from_interocular
 from trainers.ffhq_layout import open_ffhq
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.transforms import jitter_matrix, photometric
+from trainers.whole_file import whole_file
 from trainers.zips import SEED
 
 CROPS = ("attribute", "wide", "thumbnail")
@@ -50,7 +51,7 @@ class FfhqConfig:
     run: str = "runs/ffhq"
     start: str = str(
         WEIGHTS / "attributes"
-    )  # a checkpoint folder, a .pt state dict, imagenet; none: from scratch
+    )  # a checkpoint folder, a .pt or .ckpt file, imagenet; none: from scratch
     backbone: str = ""  # a torchvision classifier such as resnet18; none: our own trunk
     crop: str = "attribute"  # the daemon's crop; wide, with hair and neck around it; or the whole thumbnail
     input_size: int = 224
@@ -175,10 +176,11 @@ class FfhqRecipe(Recipe):
         train = {f"train_{k}": float(v) for k, v in self.trainer.callback_metrics.items()}
         row = {"epoch": epoch, **train, **self.validate_on(network)}
         history = [*past, row]
-        (run / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+        with whole_file(run / HISTORY_FILE) as file:
+            file.write((json.dumps(history, indent=1) + "\n").encode())
         if all(row["val_loss"] < old["val_loss"] for old in past):
             keep_best(self.config, network, row)
-        last = epoch == self.config.fit.epochs
+        last = epoch == self.config.fit.epochs or self.trainer.should_stop
         if epoch % self.config.picture_every == 0 or last:
             write_checkpoint(run / f"epoch_{epoch:03d}", self.config, network, row)
             if self.draws:
@@ -251,28 +253,61 @@ def keep_best(config: FfhqConfig, network: nn.Module, row: dict[str, float]) -> 
 
 
 def make_network(config: FfhqConfig) -> AttributesNet:
-    """Our trunk or a torchvision backbone, with the starting weights that were asked for."""
-    network = AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=config.backbone)
-    if config.start == "imagenet":
-        from torchvision.models import get_model, get_model_weights
+    """Our trunk or a torchvision backbone, with the starting weights that were asked for.
 
-        if not config.backbone:
-            raise UsageError("start=imagenet: needs backbone=NAME, a torchvision classifier such as resnet18")
-        weights = get_model(config.backbone, weights=get_model_weights(config.backbone).DEFAULT).state_dict()
-        fitting = {k: v for k, v in weights.items() if k in network.trunk.state_dict()}
-        network.trunk.load_state_dict(fitting)
-    elif config.start.endswith((".pt", ".pth", ".safetensors")):
-        load_state(network, Path(config.start))
+    Raises UsageError for a backbone that is none, MienError for weights that do not fit or cannot be fetched.
+    """
+    network = untrained(config)
+    start = Path(config.start)
+    if config.start == "imagenet":
+        weights = imagenet(config.backbone)
+        network.trunk.load_state_dict({k: v for k, v in weights.items() if k in network.trunk.state_dict()})
+    elif config.start and not start.is_dir():
+        load_state(network, start)
     elif config.start and not config.backbone:
         start_from(network, config.start, room_of(config))
+    elif config.start == FfhqConfig().start:
+        print(
+            f"backbone={config.backbone}: from scratch; start=imagenet takes ImageNet's weights", flush=True
+        )
+    elif config.start:
+        raise UsageError(
+            f"start={start}: a folder starts our own trunk; with backbone={config.backbone} "
+            f"name a file, such as {start / 'weights.safetensors'}, or imagenet"
+        )
     return network
 
 
+def untrained(config: FfhqConfig) -> AttributesNet:
+    backbone = config.backbone
+    try:
+        return AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=backbone)
+    except (ValueError, IndexError):  # no such network; no linear layer at its end
+        if not backbone:
+            raise
+        raise UsageError(
+            f"backbone={backbone}: torchvision has no such classifier, or it does not end in a linear layer; "
+            "name one such as resnet18"
+        ) from None
+
+
+def imagenet(backbone: str) -> Mapping[str, Tensor]:
+    """torchvision's best ImageNet weights of a classifier, from its cache or fetched."""
+    from torchvision.models import get_model_weights
+
+    if not backbone:
+        raise UsageError("start=imagenet: needs backbone=NAME, a torchvision classifier such as resnet18")
+    try:
+        return get_model_weights(backbone).DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no way there; cut off on the way
+        raise MienError(
+            f"start=imagenet: cannot be fetched here ({error}); set start to a file that you copied"
+        ) from None
+
+
 def load_state(network: AttributesNet, path: Path) -> None:
-    """A bare state dict, of the whole network or of a trunk; never anything that would run code when read."""
-    if not path.is_file():
-        raise MienError(f"{path}: missing; set start=FILE, or start= to train from scratch")
-    state = read_state(path)
+    """A file of tensors, of the whole network or of a trunk; never anything that would run code when read."""
+    state = read_tensors(path)
     target: nn.Module = network if any(name.startswith("trunk.") for name in state) else network.trunk
     own = target.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
@@ -283,22 +318,11 @@ def load_state(network: AttributesNet, path: Path) -> None:
     target.load_state_dict(own | fitting)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Raises MienError for a file that holds anything but tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError):
-        raise MienError(
-            f"{path}: not a plain file of tensors; save a state dict of the network alone"
-        ) from None
-
-
 def train(config: FfhqConfig) -> nn.Module:
     torch.manual_seed(0)
     if config.mtfl and config.crop == "thumbnail":
         raise UsageError("mtfl=true: its faces are no thumbnails; set crop=attribute or crop=wide")
+    network = make_network(config)  # before the images take their minutes
     faces, held = thumbnails(config, "train"), thumbnails(config, "val")
     if len(faces) < config.fit.batch_size:
         raise UsageError(
@@ -309,8 +333,7 @@ def train(config: FfhqConfig) -> nn.Module:
         steps = len(samples) // config.fit.batch_size
         config = dataclasses.replace(config, fit=dataclasses.replace(config.fit, steps_per_epoch=steps))
     Path(config.run).mkdir(parents=True, exist_ok=True)
-    network = make_network(config)
     fit(FfhqRecipe(network, config, held), samples, Path(config.run))
-    best = AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=config.backbone)
+    best = untrained(config)
     best.load_state_dict(load_file(Path(config.run) / BEST_FILE))
     return best.eval()
