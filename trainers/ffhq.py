@@ -235,7 +235,7 @@ def write_checkpoint(folder: Path, config: FfhqConfig, network: nn.Module, row: 
     """Weights, spec and card, and metadata.json with the epoch's figures and the run's options."""
     from trainers.recipes import card_text
 
-    save_checkpoint(folder, network, ffhq_spec(config), card_text("ffhq"))
+    save_checkpoint(folder, network, ffhq_spec(config), card_text("ffhq", config))
     metadata = {
         "epoch": row["epoch"],
         "crop": config.crop,
