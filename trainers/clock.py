@@ -35,8 +35,8 @@ class Clock(L.Callback):
         self.started = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if self.until and not self.minutes_left:
-            trainer.should_stop = True
+        if self.until and trainer.strategy.reduce_boolean_decision(not self.minutes_left, all=False):
+            trainer.should_stop = True  # for all processes at the same batch
 
     def state_dict(self) -> dict[str, float]:
         return {"minutes": self.minutes}

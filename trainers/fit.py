@@ -30,6 +30,13 @@ from trainers.run_loggers import make_logger
 from trainers.zips import SEED
 
 METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
+LAUNCHED_WITH = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # Lightning's processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +206,36 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset |
     before = _read(last)
     drawn = samples if held is None else held
     drawn.first = (before["epoch"] + 1) * len(drawn) if before else 0
-    if not _stopped_early(before):
-        trainer = _trainer(recipe, run, judged is not None)
-        with warnings.catch_warnings(), _one_line_errors(last):
+    if not _is_done(before, options.epochs):
+        with warnings.catch_warnings(), _one_line_errors(last), _processes_of_its_own():
             _ignore_advice()
+            trainer = _trainer(recipe, run, judged is not None)
             trainer.fit(recipe, loader, judged, ckpt_path=last if before else None, weights_only=True)
-        if not trainer.is_global_zero:
-            raise SystemExit(0)  # the first process writes the checkpoint
+            if not trainer.is_global_zero:
+                raise SystemExit(0)  # the first process writes the checkpoint
     kept = _read(best if judged and best.exists() else last)
     if kept:
-        recipe.load_state_dict(kept["state_dict"])
+        with _one_line_errors(last):
+            recipe.load_state_dict(kept["state_dict"])
     return recipe.averaged.module.eval().cpu()
+
+
+@contextmanager
+def _processes_of_its_own() -> Iterator[None]:
+    """What a training with several processes leaves behind is taken away, so that the next one starts its own.
+
+    Those run the whole command again: what was trained before they find done, and pass over.
+    """
+    before = {name: os.environ.get(name) for name in LAUNCHED_WITH}
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
@@ -249,10 +275,13 @@ def _read(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def _stopped_early(before: dict[str, Any] | None) -> bool:
-    """Whether the run ended of its own because its patience was at an end."""
-    callbacks = before["callbacks"] if before else {}
-    return any(state.get("stopped_epoch") for name, state in callbacks.items() if "EarlyStopping" in name)
+def _is_done(before: dict[str, Any] | None, epochs: int) -> bool:
+    """Whether the run has had its epochs, or ended of its own because its patience was at an end."""
+    if not before:
+        return False
+    callbacks = before["callbacks"].items()
+    impatient = any(state.get("stopped_epoch") for name, state in callbacks if "EarlyStopping" in name)
+    return impatient or before["epoch"] + 1 >= epochs
 
 
 def _ignore_advice() -> None:
