@@ -23,20 +23,15 @@ from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from engines.errors import MienError, UsageError
+from engines.errors import MienError
 from trainers.clock import Clock
 from trainers.held import held_batches
 from trainers.run_loggers import make_logger
 from trainers.zips import SEED
 
 METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
-LAUNCHED_WITH = (
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)  # Lightning's processes
+# What Lightning's processes are told by.
+LAUNCHED_WITH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +178,9 @@ def _warmed_average(decay: float) -> Callable:
 def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset | None = None) -> nn.Module:
     """Train (or resume) in `run`, and return the averaged network in evaluation mode, on the CPU.
 
-    With a validation set it is the one of the epoch with the lowest loss on it. Raises UsageError for a second
-    training by DDP in one process.
+    With a validation set it is the one of the epoch with the lowest loss on it.
     """
     options = recipe.options
-    if options.devices > 1 and distributed.is_available() and distributed.is_initialized():
-        raise UsageError(
-            f"fit.devices={options.devices}: one training a command; the same command goes on with {run}"
-        )
     cv2.setNumThreads(1)  # the picture work is small: threads of its own would only fight with torch's
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -230,8 +220,8 @@ def _processes_of_its_own() -> Iterator[None]:
     try:
         yield
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
