@@ -64,7 +64,7 @@ def evaluate(
     plots: Annotated[Path | None, typer.Option(help="Draw the figures' pictures into this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure a model on held-out data, through the engines as they are used; 95 % bootstrap intervals."""
+    """Measure a model on held-out data, through the engines as they are used; 95 % intervals."""
     _check(recipe)
     from rich.console import Console
     from rich.table import Table
