@@ -114,6 +114,9 @@ def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
         for k, v in kept.items()
         if v.is_floating_point()
     )
+    begun = make_network(FfhqConfig(start=str(run / "last.ckpt"), input_size=64)).state_dict()
+    averaged = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.equal(averaged[f"averaged.module.{name}"]) for name, value in begun.items())
     figures = evaluate_recipe("ffhq", [f"data={folder}", f"weights={run}", "backend=eager"])
     assert 3 == len(figures) and all("machine-made" in name for name in figures)
 
@@ -169,6 +172,20 @@ def test_the_ffhq_network_may_be_a_torchvision_backbone_from_a_state_dict(tmp_pa
     first = torch.load(tmp_path / "backbone.pt", weights_only=True)["features.0.0.weight"]
     assert (first == network.trunk.state_dict()["features.0.0.weight"]).all()
     assert (2,) == network(torch.zeros(2, 3, 64, 64))[1].shape
+
+
+def test_imagenet_s_weights_arrive_under_the_names_that_layers_had_before(monkeypatch):
+    from torchvision.models import densenet121
+
+    own = densenet121().state_dict()
+    kept = [name for name in own if not name.endswith("num_batches_tracked")]  # which came later, too
+    published = {name.replace("norm1.", "norm.1.").replace("conv1.", "conv.1."): own[name] for name in kept}
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(published))
+
+    trunk = make_network(FfhqConfig(backbone="densenet121", start="imagenet")).trunk.state_dict()
+
+    assert not published.keys() <= own.keys()
+    assert all(value.equal(own[name]) for name, value in trunk.items())
 
 
 def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_path):

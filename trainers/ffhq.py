@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from engines.checkpoint import save_checkpoint
 from engines.errors import MienError, UsageError
+from engines.expression import without_prefix
 from engines.geometry import Floats, Image, attribute_crop, warp
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
@@ -293,12 +294,13 @@ def untrained(config: FfhqConfig) -> AttributesNet:
 
 def imagenet(backbone: str) -> Mapping[str, Tensor]:
     """torchvision's best ImageNet weights of a classifier, from its cache or fetched."""
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model, get_model_weights
 
     if not backbone:
         raise UsageError("start=imagenet: needs backbone=NAME, a torchvision classifier such as resnet18")
     try:
-        return get_model_weights(backbone).DEFAULT.get_state_dict(progress=False, check_hash=True)
+        # By way of a network: some files (DenseNet's) hold names from before torchvision renamed its layers.
+        return get_model(backbone, weights=get_model_weights(backbone).DEFAULT, progress=False).state_dict()
     except (OSError, RuntimeError) as error:  # no way there; cut off on the way
         raise MienError(
             f"start=imagenet: cannot be fetched here ({error}); set start to a file that you copied"
@@ -306,8 +308,11 @@ def imagenet(backbone: str) -> Mapping[str, Tensor]:
 
 
 def load_state(network: AttributesNet, path: Path) -> None:
-    """A file of tensors, of the whole network or of a trunk; never anything that would run code when read."""
-    state = read_tensors(path)
+    """A file of tensors, of the whole network or of a trunk, or a run's last.ckpt, of which the average is taken.
+
+    Nothing is run that such a file may hold.
+    """
+    state = without_prefix(read_tensors(path))
     target: nn.Module = network if any(name.startswith("trunk.") for name in state) else network.trunk
     own = target.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
