@@ -3,10 +3,15 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from engines.errors import UsageError
+from tests.face_sets import face, point_columns, write_zip
 from trainers import budget
+
+TINY = ["fit.batch_size=4", "fit.steps_per_epoch=1", "fit.threads=1", "fit.precision=32-true"]
 
 
 class Trainings:
@@ -49,3 +54,39 @@ def test_train_all_on_two_devices_is_refused_before_it_starts(tmp_path, training
         budget.train_all([f"run={tmp_path}", "fit.devices=2"], "10m", lambda _: None)
 
     assert not trainings.settings and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Faces of which the first fifty are two people's, the others' twenty more."""
+    rng = np.random.default_rng(281)
+    pictures, rows = {}, []
+    drawn, points = face(rng, 128, 25, 0.45)
+    for i in range(90):
+        name = f"{i:06d}.webp"
+        pictures[name] = cv2.convertScaleAbs(drawn, alpha=0.5 + i / 180)
+        identity = 100 + 10 * (i % 2 if i < 50 else i % 20)
+        rows.append({"file": name, "identity": identity, **point_columns(points)})
+    write_zip(tmp_path / "celeba_faces.zip", pictures, rows)
+    return tmp_path
+
+
+def test_a_call_with_more_time_goes_on_with_the_network_that_the_first_began(people, monkeypatch):
+    monkeypatch.setattr(budget, "SHARES", {"recognition": 1.0})
+    monkeypatch.setattr(budget, "CONFIGS", {})
+    settings = [f"data={people}", f"run={people / 'runs'}", *TINY]
+    state = people / "runs" / budget.STATE_FILE
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("trainers.recipes.finish", killed)
+        budget.train_all([*settings, "fit.epochs=1"], "1s", lambda _: None)
+    first = json.loads(state.read_text())["recognition"]
+    told: list[str] = []
+    done = budget.train_all([*settings, "fit.epochs=2"], "120s", told.append)
+
+    assert (40, "") == (first["limit"], first["checkpoint"])
+    assert {"recognition"} == set(done), told
+    assert 40 == json.loads(state.read_text())["recognition"]["limit"]
