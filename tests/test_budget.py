@@ -50,7 +50,7 @@ def test_a_second_call_trains_on_as_many_images_as_the_first(tmp_path, trainings
 
 
 def test_train_all_on_two_devices_is_refused_before_it_starts(tmp_path, trainings):
-    with pytest.raises(UsageError, match=r"fit.devices=2: one training a command"):
+    with pytest.raises(UsageError, match=r"fit.devices=2: `train all` trains on one device"):
         budget.train_all([f"run={tmp_path}", "fit.devices=2"], "10m", lambda _: None)
 
     assert not trainings.settings and not list(tmp_path.iterdir())

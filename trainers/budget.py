@@ -49,12 +49,12 @@ def train_all(
 
     A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
     call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
-    Raises UsageError for more than one device (DDP trains once a process) and for a logger that is not there.
+    Raises UsageError for more than one device (each process would count its own time) and for a logger that is not there.
     """
     fit = make_config("landmarks", [each for each in settings if each.startswith("fit.")], logger).fit
     if fit.devices > 1:
         raise UsageError(
-            f"fit.devices={fit.devices}: one training a command; `train all` trains on one, each recipe alone on more"
+            f"fit.devices={fit.devices}: `train all` trains on one device; train each recipe alone on more"
         )
     check_logger(fit.logger)
     deadline = time.time() + seconds_of(budget)
