@@ -49,7 +49,7 @@ def train_all(
 
     A recipe whose data are wrong or missing is told and left out. What is not reached waits for the next
     call. Settings of every recipe (`data=`, `limit=`, `fit.`) are passed on; `run=` is the folder of the runs.
-    Raises UsageError for more than one device (each process would count its own time) and for a logger that is not there.
+    Raises UsageError for more than one device (each would count its own time) and for a logger that is not there.
     """
     fit = make_config("landmarks", [each for each in settings if each.startswith("fit.")], logger).fit
     if fit.devices > 1:
