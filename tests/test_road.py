@@ -18,6 +18,7 @@ from engines.geometry import TEMPLATE, alignment_matrix, transform_points
 from engines.runtime import WEIGHTS
 from tests.face_sets import face, write_zip
 from tests.public_layouts import IMAGES, PERSONS, write_celeba, write_list
+from trainers import closed_set
 from trainers.closed_set import (
     ClosedSetConfig,
     ClosedSetNetwork,
@@ -324,6 +325,20 @@ def test_a_start_is_loaded_and_the_table_says_whom_it_has_seen(road, tmp_path):
         train_closed_set(
             [*common, f"run={tmp_path / 'd'}", "network=resnet18", "embedding_size=9", f"start={first}"]
         )
+
+
+def test_a_head_starts_from_embeddings_of_images_as_small_as_training_begins_with(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        closed_set, "outputs", lambda network, *_, **__: seen.append(network[0].size) or torch.eye(3)
+    )
+    faces = Faces((), (), np.arange(3))
+
+    for small in (0, 64):
+        config = ClosedSetConfig(small=small, loss="ce")
+        imprint(ClosedSetNetwork(nn.Identity(), 3, 3, config), faces)
+
+    assert [0, 64] == seen
 
 
 @pytest.mark.parametrize("loss", ["ce", "arcface"])

@@ -85,6 +85,7 @@ class ClosedSetNetwork(nn.Module):
         self.backbone = backbone
         self.head = MarginHead(embedding_size, persons, config.scale, margin)
         self.angular = config.loss == "arcface"
+        self.first_size = config.small  # px of the images that training begins with; 0: as they are
         self.judged_size = config.small if config.small_share >= 1 else 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +93,17 @@ class ClosedSetNetwork(nn.Module):
         if not self.angular:
             return embedding @ self.head.weight.T
         return F.normalize(embedding) @ F.normalize(self.head.weight).T * self.head.scale
+
+
+class Shrunk(nn.Module):
+    """`shrunk` as a layer."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return shrunk(x, self.size)
 
 
 class ClosedSetRecipe(Recipe):
@@ -187,7 +199,8 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
 
 def imprint(network: ClosedSetNetwork, faces: Faces) -> None:
     """Start the head from each person's mean embedding (Qi et al. 2018, "Low-shot learning", sec. 3.2)."""
-    embedding = outputs(network.backbone, faces, fast=True)  # (M, D)
+    seen = nn.Sequential(Shrunk(network.first_size), network.backbone)
+    embedding = outputs(seen, faces, fast=True)  # (M, D)
     network.train()
     label = torch.from_numpy(faces.label)
     total = torch.zeros_like(network.head.weight).index_add_(0, label, F.normalize(embedding))
