@@ -113,12 +113,12 @@ class ClosedSetRecipe(Recipe):
         super().__init__(network, config.fit)
         self.smoothing = 0.0 if network.angular else config.label_smoothing
         self.rise = config.rise if config.start in NOT_FACES else 0.0
-        self.small, self.small_share = config.small, config.small_share
+        self.small_share = config.small_share
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, label = batch
         done = self.share_done(self.global_step)
-        size = self.small if done < self.small_share or self.network.judged_size else 0
+        size = self.network.first_size if done < self.small_share else self.network.judged_size
         embedding = self.network.backbone(shrunk(image_batch(images), size)).float()
         share = risen(done, self.rise)
         with torch.autocast(embedding.device.type, enabled=False):  # bf16 is too coarse for angles
