@@ -1,5 +1,7 @@
 """Training data held on the device: the same pictures and targets as the samples made one by one on the host."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,13 @@ from engines.geometry import heatmaps_to_points
 from trainers import batched_changes as changes
 from trainers.attribute_sets import LabelledFaces
 from trainers.attributes import AttributeSamples
+from trainers.closed_set import ClosedSetConfig, ClosedSetSamples, train_one
+from trainers.closed_set_faces import ClosedSet, Faces
+from trainers.expression import ExpressionSamples
+from trainers.expression_crops import draw_changed
+from trainers.expression_data import Picture
+from trainers.face_rows import FaceRecord
+from trainers.ffhq import FfhqSamples
 from trainers.fit import FitOptions
 from trainers.held import HeldBatches, held_batches, made
 from trainers.landmarks import LandmarkSamples
@@ -180,13 +189,14 @@ def test_held_faces_come_with_their_own_class_and_teacher():
 
 
 def test_held_batches_are_repeated_by_their_number_and_differ_between_epochs():
-    batches = HeldBatches(recognition_samples(), 4, 3, CPU)
+    batches = HeldBatches(recognition_samples(), 4, 3, CPU, 281)
     first, again = batches[1][0], batches[1][0]
+    other = HeldBatches(recognition_samples(), 4, 3, CPU, 282)[1][0]
     batches.first = 3
 
     assert torch.equal(first, again) and (4, 112, 112, 3) == tuple(first.shape)
     assert torch.uint8 is first.dtype
-    assert not torch.equal(first, batches[1][0])
+    assert not torch.equal(first, batches[1][0]) and not torch.equal(first, other)
     assert 3 == len(list(batches))
 
 
@@ -201,19 +211,125 @@ def test_held_faces_are_as_bright_and_as_varied_as_the_host_s():
     assert host.std((1, 2)).mean() == pytest.approx(held.std((1, 2)).mean(), abs=6)
 
 
+def test_a_batch_in_perspective_is_warped_as_opencv_warps_each():
+    rng = np.random.default_rng(8)
+    pictures = faces(6)
+    matrices = draw_changed(rng, np.arange(6), np.zeros(6, bool), ()).matrices
+    assert np.abs(matrices[:, 2, :2]).max() > 1e-4  # some are in perspective
+
+    got = pictures_of(changes.warped(tensor(pictures), matrices, 112))
+
+    for picture, matrix, crop in zip(pictures, matrices, got, strict=True):
+        wanted = cv2.warpPerspective(picture, matrix, (112, 112), borderMode=cv2.BORDER_REPLICATE)
+        assert np.abs(crop - wanted.astype(int)).max() <= 1
+
+
+def test_a_frame_is_black_outside_its_oval_and_only_where_there_is_one():
+    x = torch.full((2, 3, 112, 112), 200.0)
+    ovals = np.float32([[45, 60, 0.1], [0, 0, 0]])
+
+    got = pictures_of(changes.framed(x, ovals))
+
+    mask = np.zeros((112, 112), np.uint8)
+    cv2.ellipse(mask, ((55.5, 55.5), (90, 120), np.degrees(0.1)), 200, -1)
+    assert 0.015 > (mask != got[0, ..., 0]).mean()
+    assert (got[1] == 200).all()
+
+
+def expression_samples(count=40):
+    """Every fourth picture is masked: its right half is black."""
+    pictures = [
+        Picture("emotion_masked" if i % 4 == 0 else "ferplus", str(i), i % 5, str(i)) for i in range(count)
+    ]
+    crops = faces(count)
+    crops[::4, :, 72:] = 0
+    return ExpressionSamples(crops, pictures, balance=0.5)
+
+
+def test_held_expressions_keep_their_labels_and_masked_ones_are_mostly_filled():
+    samples = expression_samples()
+    rng = np.random.default_rng(9)
+    everything, again = (len(part) for part in samples.pictures())
+
+    draw = samples.draw(rng, 4000)
+
+    labels, wanted = draw.targets
+    twice = draw.rows >= everything
+    shown = np.where(twice, (draw.rows - everything) * 4, draw.rows)
+    assert (40, 10) == (everything, again) and np.array_equal(labels, shown % 5)
+    assert np.array_equal(wanted, samples.wanted[shown])
+    assert twice[shown % 4 == 0].mean() == pytest.approx(0.75, abs=0.05)
+    assert (samples.pictures()[1].max(3) > 0).mean() > 0.95
+    frames = draw.frames[:, 0] > 0
+    assert not frames[shown % 4 == 0].any()
+    assert frames[shown % 4 > 0].mean() == pytest.approx(0.08, abs=0.02)
+
+
+def test_held_expressions_look_as_the_host_s_do():
+    samples = expression_samples()
+    samples.masked[:] = False
+    rng = np.random.default_rng(10)
+    host = np.stack([samples.sample(rng)[0] for _ in range(300)]).astype(float)
+    pictures = torch.from_numpy(np.concatenate(samples.pictures()))
+    held = made(pictures, samples.draw(rng, 300), rng)[0].numpy().astype(float)
+
+    assert np.abs(host.mean(0).mean(2) - held.mean(0).mean(2)).mean() < 6  # the mean face, in place
+    assert host.mean((1, 2, 3)).std() == pytest.approx(held.mean((1, 2, 3)).std(), abs=6)
+
+
+def test_held_thumbnails_are_each_seen_once_an_epoch_with_their_labels():
+    age = np.arange(10, dtype=np.float32)
+    mine = dataclasses.replace(labelled(10, 1.0, 0.0), age=age)
+    samples = FfhqSamples(mine, labelled(4, 1.0, 60.0))
+    rng = np.random.default_rng(11)
+
+    ages = np.concatenate([samples.draw(rng, 5, first).targets[0] for first in (20, 25, 30, 35)])
+    host = [samples[at][1] for at in range(20, 40)]
+
+    assert list(age) == sorted(ages[::2]) and (ages[1::2] == 60).all()
+    assert list(ages) == host  # the same faces at the same time
+
+
+def closed_set_samples():
+    encoded = tuple(cv2.imencode(".png", face)[1].tobytes() for face in faces(6))
+    records = tuple(FaceRecord(f"{i}.png", str(i % 3)) for i in range(6))
+    return ClosedSetSamples(Faces(records, encoded, np.arange(6) % 3), 10.0)
+
+
+def test_held_persons_keep_their_class():
+    samples = closed_set_samples()
+
+    draw = samples.draw(np.random.default_rng(12), 30)
+
+    assert np.array_equal(draw.rows % 3, draw.targets[0])
+    assert np.array_equal(faces(6), samples.pictures()[0])
+
+
+def test_a_closed_set_trains_on_held_data(tmp_path):
+    faces = closed_set_samples().faces
+    options = FitOptions(1, 2, 4, threads=1, accelerator="cpu", precision="32-true", gpu_data="true")
+    config = ClosedSetConfig(run=str(tmp_path), loss="ce", embedding_size=8, fit=options)
+
+    run = train_one(config, ClosedSet(("0", "1", "2"), faces, faces))
+
+    assert 2 == torch.load(run / "last.ckpt", weights_only=True)["global_step"]
+
+
 def test_data_are_held_only_where_it_is_asked_for_or_there_is_a_gpu():
     samples = recognition_samples()
 
     assert isinstance(held_batches(samples, FitOptions(gpu_data="true", accelerator="cpu")), HeldBatches)
     assert held_batches(samples, FitOptions(gpu_data="false")) is None
     assert held_batches(samples, FitOptions(gpu_data="auto", accelerator="cpu")) is None
-    with pytest.raises(UsageError, match="only recognition, attributes and landmarks"):
+    with pytest.raises(UsageError, match="is not for the detector's scenes"):
         held_batches(object(), FitOptions(gpu_data="true"))
+    with pytest.raises(UsageError, match=r"is for fit\.devices=1"):
+        held_batches(samples, FitOptions(gpu_data="true", devices=2))
     with pytest.raises(UsageError, match="is none of auto, true, false"):
         held_batches(samples, FitOptions(gpu_data="yes"))
 
 
-@pytest.mark.parametrize("recipe", ["recognition", "attributes", "landmarks"])
+@pytest.mark.parametrize("recipe", ["recognition", "attributes", "landmarks", "ffhq"])
 def test_a_recipe_trains_on_held_data_and_resumes(sets, tmp_path, recipe):
     tiny = [
         "fit.epochs=1",
@@ -229,3 +345,13 @@ def test_a_recipe_trains_on_held_data_and_resumes(sets, tmp_path, recipe):
 
     assert (checkpoint / "weights.safetensors").is_file()
     assert 1 == torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"]
+
+
+def test_expression_trains_and_is_pretrained_on_held_data(expression_sets, tmp_path):
+    tiny = ["epochs=1", "steps_per_epoch=2", "batch_size=4", "threads=1", "accelerator=cpu", "gpu_data=true"]
+    asked = [f"training.{each}" for each in tiny] + ["model=vit_tiny", "model.pretrain_epochs=1"]
+
+    checkpoint = train_recipe("expression", [*asked, f"data={expression_sets}", f"run={tmp_path}"])
+
+    assert (checkpoint / "weights.safetensors").is_file()
+    assert 2 == torch.load(tmp_path / "pretraining/last.ckpt", weights_only=True)["global_step"]

@@ -19,6 +19,7 @@ from trainers.budget import seconds_of
 from trainers.composition import CONFIGS, expression_config
 from trainers.expression import ExpressionConfig
 from trainers.fit import FitOptions
+from trainers.options import override
 from trainers.provenance import git_revision
 from trainers.recipes import make_config, train_recipe
 from trainers.run_loggers import make_logger
@@ -89,14 +90,20 @@ def test_two_processes_train_one_network(sets, tmp_path):
     assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "landmarks")[0].parameters())
 
 
-def test_another_seed_gives_other_weights(expression_sets, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.fit.SEED", 7)
+def test_another_seed_gives_other_weights_and_the_card_names_it(expression_sets, whole, tmp_path):
+    settings = [*TINY, f"data={expression_sets}", f"run={tmp_path}", "training.seed=7"]
 
-    train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={tmp_path}"])
+    checkpoint = train_recipe("expression", settings)
 
     assert not torch.equal(
         weights(tmp_path)["network.head.0.weight"], weights(whole)["network.head.0.weight"]
     )
+    assert "seed 7" in (checkpoint / "card.md").read_text()
+
+
+def test_a_seed_below_nought_is_told():
+    with pytest.raises(UsageError, match=r"fit.seed=-1: must be 0 or more"):
+        override(FitOptions(), ["seed=-1"])
 
 
 def test_a_finished_run_is_not_trained_again(expression_sets, whole, capsys):

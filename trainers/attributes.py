@@ -94,7 +94,7 @@ class AttributeSamples(RandomSamples):
             ]
         return self.held
 
-    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
         """Each row's set by its share, then a face of it."""
         sets = rng.choice(len(self.sets), size=count, p=self.shares)
         lengths = np.array([len(faces) for faces in self.sets])
@@ -238,7 +238,7 @@ def weighed(faces: LabelledFaces, name: str) -> LabelledFaces:
 
 
 def train(config: AttributesConfig) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     if config.input_size % 16 or config.input_size < 32:
         raise UsageError(f"input_size={config.input_size}: must be a multiple of 16, from 32 on")
     samples = AttributeSamples(load_sets(config, FaceFinder()), config.input_size)

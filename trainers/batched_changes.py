@@ -53,15 +53,18 @@ def moved(matrices: Floats, pixels: float) -> Floats:
 
 
 def warped(x: Tensor, matrices: Floats, size: int) -> Tensor:
-    """Each picture through its 2x3 map to a crop of `size` px, borders replicated."""
-    square = np.concatenate((matrices, np.tile(np.float32([[[0, 0, 1]]]), (len(matrices), 1, 1))), 1)
-    back = np.linalg.inv(square.astype(np.float64))[:, :2]
+    """Each picture through its 2x3 map, or 3x3 one in perspective, to a crop of `size` px, borders replicated."""
+    square = matrices
+    if matrices.shape[1] == 2:
+        square = np.concatenate((matrices, np.tile(np.float32([[[0, 0, 1]]]), (len(matrices), 1, 1))), 1)
+    back = np.linalg.inv(square.astype(np.float64))
     # grid_sample counts from -1 to 1 between the centres of the outermost pixels.
     to_unit = 2 / (x.shape[-1] - 1)
     axis = torch.arange(size, device=x.device, dtype=torch.float32)
     ones = torch.ones((size, size), device=x.device)
     points = torch.stack((axis.expand(size, size), axis[:, None].expand(size, size), ones))  # (3, S, S)
-    grid = torch.einsum("bij,jhw->bhwi", on(x, back), points) * to_unit - 1
+    places = torch.einsum("bij,jhw->bhwi", on(x, back), points)  # (B, S, S, 3)
+    grid = places[..., :2] / places[..., 2:] * to_unit - 1
     return F.grid_sample(x, grid, "bilinear", "border", align_corners=True)
 
 
@@ -142,6 +145,17 @@ def _matrices(kind: str, size: int) -> Tensor:
         how = cv2.INTER_CUBIC if kind == "cubic" else cv2.INTER_LINEAR
         rows.append(cv2.resize(down, (size, size), interpolation=how))
     return torch.from_numpy(np.stack(rows))
+
+
+def framed(x: Tensor, ovals: Floats) -> Tensor:
+    """Black around an oval in the middle: ovals (B, 3) half its width, half its height, radians; 0: none."""
+    width, height, angle = column(x, ovals).unbind(1)  # (B, 1, 1) each
+    axis = torch.arange(x.shape[-1], device=x.device, dtype=torch.float32) - (x.shape[-1] - 1) / 2
+    across, down = axis, axis[:, None]
+    along = (across * angle.cos() + down * angle.sin()) / width
+    beside = (down * angle.cos() - across * angle.sin()) / height
+    seen = (along.square() + beside.square() <= 1) | (width == 0)  # (B, S, S)
+    return x * seen[:, None]
 
 
 def occluded(x: Tensor, rng: np.random.Generator, chance: float) -> Tensor:

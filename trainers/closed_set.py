@@ -21,12 +21,14 @@ from engines.geometry import ALIGNMENTS, FACE_SIZE, Image
 from trainers.closed_set_faces import ClosedSet, Faces, load_closed_set
 from trainers.closed_set_networks import NETWORKS, RESNETS, load_start, make_backbone, save_backbone
 from trainers.closed_set_report import accuracy_figures, outputs, predict, write_report, write_table
-from trainers.faces import jittered
+from trainers.faces import jittered, jittered_maps
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.held import Draw
 from trainers.options import override
 from trainers.recognition import MarginHead, risen
 
 LOSSES = ("ce", "arcface")
+JITTER = 0.08  # of the size
 SMALLEST = 32  # px: a ResNet halves its images five times
 IMPRINTED_LOGIT = 15.0  # of a face that looks just as its person does in the mean
 NOT_FACES = ("", "imagenet")  # starts that know nothing of faces
@@ -67,11 +69,22 @@ class ClosedSetSamples(RandomSamples):
     def __init__(self, faces: Faces, degrees: float) -> None:
         super().__init__(len(faces.records))
         self.faces, self.degrees = faces, degrees
+        self.held: np.ndarray | None = None
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, int]:
         i = int(rng.integers(len(self.faces.records)))
-        image = jittered(rng, self.faces.stored(i), degrees=self.degrees, scale=0.08)
+        image = jittered(rng, self.faces.stored(i), degrees=self.degrees, scale=JITTER)
         return image, int(self.faces.label[i])
+
+    def pictures(self) -> list[np.ndarray]:
+        if self.held is None:
+            self.held = np.stack([self.faces.stored(i) for i in range(len(self.faces.records))])
+        return [self.held]
+
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
+        rows = rng.integers(len(self.faces.records), size=count)
+        maps = jittered_maps(rng, count, degrees=self.degrees, scale=JITTER)
+        return Draw(rows, maps, FACE_SIZE, 0.8, 0.1, (self.faces.label[rows],))
 
 
 class ClosedSetNetwork(nn.Module):
@@ -166,7 +179,7 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
     if not claim(run, config):
         print(f"{run}: done before", flush=True)
         return run
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     backbone, size = make_backbone(config)
     note = load_start(backbone, config, faces.persons)
     network = ClosedSetNetwork(backbone, size, len(faces.persons), config)
@@ -239,7 +252,7 @@ def told_options(config: ClosedSetConfig) -> dict[str, dict[str, object]]:
     mine = dataclasses.asdict(dataclasses.replace(config, run="", start_note=""))
     pace, mirror = mine.pop("fit"), mine.pop("mirror")
     fixed = mine | {
-        f"fit.{name}": pace.pop(name) for name in ("batch_size", "steps_per_epoch", "learning_rate")
+        f"fit.{name}": pace.pop(name) for name in ("batch_size", "steps_per_epoch", "learning_rate", "seed")
     }
     length = {"mirror": mirror} | {name: value for name, value in pace.items() if name not in NOT_THE_RESULT}
     return {"fixed": fixed, "length": length}

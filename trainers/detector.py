@@ -139,7 +139,7 @@ def training_scenes(folder: str, wider: str, limit: int = 0) -> list[Scene]:
 
 
 def train(config: DetectorConfig) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     network = Detector(config.width, config.neck, config.blocks, config.towers)
     if config.start:
         take_layers(network, config.start)

@@ -17,10 +17,11 @@ from engines.geometry import Floats, Image
 from engines.networks import ExpressionNet
 from engines.networks.expression import KINDS
 from engines.spec import EXPRESSIONS
-from trainers.expression_crops import aligned, changed, inner
+from trainers.expression_crops import FILLED, aligned, changed, draw_changed, filled, inner
 from trainers.expression_data import DataOptions, Picture, labelled_pictures
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.foreign_weights import start_network
+from trainers.held import Draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,20 @@ class ExpressionSamples(RandomSamples):
         self.of_class = [np.flatnonzero(labels == label) for label in range(len(EXPRESSIONS))]
         shares = np.array([len(members) for members in self.of_class], float) ** (1 - balance)
         self.shares = shares / shares.sum()
+        self.held: np.ndarray | None = None
+
+    def pictures(self) -> list[np.ndarray]:
+        """All, and after them once more the masked, their background filled."""
+        if self.held is None:
+            self.held = filled(np.random.default_rng(self.seed), self.crops[self.masked])
+        return [self.crops, self.held]
+
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
+        labels = rng.choice(len(self.shares), size=count, p=self.shares)
+        chosen = np.array([rng.choice(self.of_class[label]) for label in labels])
+        again = len(self.crops) + np.cumsum(self.masked)[chosen] - 1  # where it is filled
+        rows = np.where(self.masked[chosen] & (rng.random(count) < FILLED), again, chosen)
+        return draw_changed(rng, rows, self.masked[chosen], (labels, self.wanted[chosen]))
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, int, Floats]:
         label = int(rng.choice(len(self.shares), p=self.shares))
@@ -147,7 +162,7 @@ def load_part(config: ExpressionConfig, part: str, limit: int = 0) -> tuple[np.n
 
 
 def train(config: ExpressionConfig) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     network = make_network(config.model)  # first: a wrong model is told before minutes of aligning
     faces = load_part(config, "train")
     judged = load_part(config, "val", config.validated)

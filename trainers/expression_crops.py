@@ -17,6 +17,7 @@ from engines.runtime import WEIGHTS, load_engine
 from trainers.attribute_sets import fill_black
 from trainers.expression_data import Picture, refuse
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
+from trainers.held import Draw
 from trainers.transforms import occlude, photometric
 from trainers.whole_file import whole_file
 from trainers.zips import ImageZip
@@ -28,6 +29,9 @@ STORED = {
     "expw": (28.0, 0.45),
     "ckplus": (41.0, 0.38),
 }
+FILLED = 0.75  # of the black backgrounds
+FRAMED = 0.08  # of the other pictures, which get one
+MIRROR = np.array([[-1.0, 0.0, 111.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 SMALLEST = 112  # px: smaller pictures are enlarged before their landmarks are found
 Reader = Callable[[str], Image]
 
@@ -136,13 +140,31 @@ def changed(rng: np.random.Generator, stored: Image, masked: bool) -> Image:
     crop = cv2.warpPerspective(
         stored, _warp_matrix(rng), (112, 112), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     ).astype(np.uint8, copy=False)
-    if masked and rng.random() < 0.75:
+    if masked and rng.random() < FILLED:
         crop = fill_black(rng, crop)
-    elif not masked and rng.random() < 0.08:
+    elif not masked and rng.random() < FRAMED:
         crop = _blacked_out(rng, crop)
     if rng.random() < 0.5:
         crop = np.ascontiguousarray(crop[:, ::-1])
     return occlude(rng, photometric(rng, crop, 0.8), chance=0.1)
+
+
+def draw_changed(
+    rng: np.random.Generator, rows: np.ndarray, masked: np.ndarray, targets: tuple[np.ndarray, ...]
+) -> Draw:
+    """`changed` of the held stored crops `rows` (B,), a batch; the `masked` (B,) get no frame."""
+    count = len(rows)
+    matrices = np.stack([_warp_matrix(rng) for _ in range(count)])
+    turned = rng.random(count) < 0.5
+    matrices[turned] = MIRROR @ matrices[turned]
+    ovals = rng.uniform((40, 50, np.radians(-8)), (54, 66, np.radians(8)), (count, 3))
+    ovals[masked | (rng.random(count) >= FRAMED)] = 0
+    return Draw(rows, matrices.astype(np.float32), 112, 0.8, 0.1, targets, frames=ovals.astype(np.float32))
+
+
+def filled(rng: np.random.Generator, crops: np.ndarray) -> np.ndarray:
+    """Crops (M, 144, 144, 3) whose blacked-out background has a texture."""
+    return np.stack([fill_black(rng, crop) for crop in crops]) if len(crops) else crops
 
 
 def _warp_matrix(rng: np.random.Generator) -> np.ndarray:

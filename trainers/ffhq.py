@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from engines.checkpoint import save_checkpoint
 from engines.errors import MienError, UsageError
 from engines.expression import without_prefix
-from engines.geometry import Floats, Image, attribute_crop, warp
+from engines.geometry import Image, attribute_crop, warp
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
@@ -33,17 +33,21 @@ from engines.tensors import read_tensors
 from trainers import plots
 from trainers.attribute_sets import STORED, LabelledFaces, mtfl
 from trainers.attributes import start_from
+from trainers.batched_changes import jitter_matrices, mirrored
 from trainers.faces import FaceFinder, box_from_interocular
 from trainers.ffhq_layout import open_ffhq
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.held import Draw
 from trainers.transforms import jitter_matrix, photometric
 from trainers.whole_file import whole_file
-from trainers.zips import SEED
 
 CROPS = ("attribute", "wide", "thumbnail")
 WIDE_ROOM = 32  # px of 112: what a wide crop shows around the daemon's, hair and neck
 METADATA_FILE, HISTORY_FILE, BEST_FILE = "metadata.json", "history.json", "best_model.safetensors"
 OUTPUTS = ("age_years", "female", "emotion")
+LABELS = ("age", "female", "emotion")
+JITTER = (8.0, 0.06, 0.02)  # degrees, of the size, shift in sizes
+STRENGTH = 0.6  # of changes of light, and of what degrades a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +123,33 @@ class FfhqSamples(RandomSamples):
 
     def __getitem__(self, index: int) -> tuple:
         at = self.first + index
-        rng = np.random.default_rng((SEED, 1, at))
+        rng = np.random.default_rng((self.seed, 1, at))
+        faces, i = self.chosen(rng, at)
+        size = faces.crops.shape[1]
+        crop = warp(faces.crops[i], jitter_matrix(rng, size, *JITTER), (size, size))
+        crop = photometric(rng, crop[:, ::-1].copy() if rng.random() < 0.5 else crop, STRENGTH)
+        return crop, faces.age[i], faces.female[i], faces.emotion[i]
+
+    def chosen(self, rng: np.random.Generator, at: int) -> tuple[LabelledFaces, int]:
+        """Whose turn it is at sample number `at`."""
         if self.others is not None:
             at, odd = divmod(at, 2)
             if odd:
-                return self.face(self.others, int(rng.integers(len(self.others))), rng)
+                return self.others, int(rng.integers(len(self.others)))
         epoch, place = divmod(at, len(self.faces))
-        order = np.random.default_rng((SEED, epoch)).permutation(len(self.faces))
-        return self.face(self.faces, int(order[place]), rng)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.faces))
+        return self.faces, int(order[place])
 
-    def face(
-        self, faces: LabelledFaces, i: int, rng: np.random.Generator
-    ) -> tuple[Image, np.float32, np.float32, Floats]:
-        size = faces.crops.shape[1]
-        crop = warp(faces.crops[i], jitter_matrix(rng, size, 8, 0.06, 0.02), (size, size))
-        crop = photometric(rng, crop[:, ::-1].copy() if rng.random() < 0.5 else crop, 0.6)
-        return crop, faces.age[i], faces.female[i], faces.emotion[i]
+    def pictures(self) -> list[np.ndarray]:
+        return [faces.crops for faces in (self.faces, self.others) if faces is not None]
+
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
+        pairs = [self.chosen(rng, first + k) for k in range(count)]
+        rows = np.array([i if faces is self.faces else len(self.faces) + i for faces, i in pairs])
+        targets = [np.stack([getattr(faces, name)[i] for faces, i in pairs]) for name in LABELS]
+        size = self.faces.crops.shape[1]
+        maps = mirrored(jitter_matrices(rng, count, size, *JITTER), rng.random(count) < 0.5, size)
+        return Draw(rows, maps, size, STRENGTH, 0.0, tuple(targets))
 
 
 class FfhqRecipe(Recipe):
@@ -324,7 +339,7 @@ def load_state(network: AttributesNet, path: Path) -> None:
 
 
 def train(config: FfhqConfig) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     if config.mtfl and config.crop == "thumbnail":
         raise UsageError("mtfl=true: its faces are no thumbnails; set crop=attribute or crop=wide")
     network = make_network(config)  # before the images take their minutes

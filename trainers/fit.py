@@ -1,6 +1,7 @@
 """One training loop for every recipe: Lightning, bf16, AdamW, a warmed-up cosine, averaged weights, resume.
 
-Every sample and step has a seed of its own: a run that was killed and resumed ends as one that was not.
+Every sample and step has a seed of its own, which `fit.seed` begins: a run that was killed and resumed ends as one
+that was not.
 """
 
 import json
@@ -23,7 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from engines.errors import MienError
+from engines.errors import MienError, UsageError
 from trainers.clock import Clock
 from trainers.held import held_batches
 from trainers.run_loggers import make_logger
@@ -56,10 +57,17 @@ class FitOptions:
     precision: str = "bf16-mixed"  # Lightning's: 32-true, 16-mixed
     logger: str = "csv"  # csv, mlflow or tensorboard
     gpu_data: str = "auto"  # pictures held and changed on the device: true, false; auto: on a GPU with room
+    seed: int = SEED  # of the first weights, of every sample and step; who is held out does not hang on it
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"fit.seed={self.seed}: must be 0 or more")
 
 
 class RandomSamples(Dataset):
     """Endless random samples: item i is drawn with a generator of its own, so runs can be repeated."""
+
+    seed = SEED
 
     def __init__(self, length: int, first: int = 0) -> None:
         self.length = length
@@ -69,7 +77,7 @@ class RandomSamples(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> tuple:
-        return self.sample(np.random.default_rng((SEED, self.first + index)))
+        return self.sample(np.random.default_rng((self.seed, self.first + index)))
 
     def sample(self, rng: np.random.Generator) -> tuple:
         raise TypeError("a data set draws its own samples")
@@ -157,12 +165,15 @@ class _NextEpoch(L.Callback):
     For an epoch it would not do: the loader draws a seed of its own, before or after it on resuming.
     """
 
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
     def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
         dataset = trainer.train_dataloader.dataset
         dataset.first = trainer.current_epoch * len(dataset)
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        torch.manual_seed(SEED + trainer.global_step * trainer.world_size + trainer.global_rank)
+        torch.manual_seed(self.seed + trainer.global_step * trainer.world_size + trainer.global_rank)
 
 
 def _warmed_average(decay: float) -> Callable:
@@ -186,6 +197,7 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset |
         torch.set_num_threads(options.threads)
     last, best = run / "last.ckpt", run / "best.ckpt"
     samples.length = options.batch_size * options.steps_per_epoch * options.devices
+    samples.seed = options.seed
     held = held_batches(samples, options)
     if held is None:
         loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
@@ -231,7 +243,7 @@ def _processes_of_its_own() -> Iterator[None]:
 def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
     options = recipe.options
     bar = options.progress and os.isatty(2)
-    callbacks: list[L.Callback] = [recipe.clock, _NextEpoch()]
+    callbacks: list[L.Callback] = [recipe.clock, _NextEpoch(options.seed)]
     if bar:
         callbacks.append(TQDMProgressBar())
     if judged and options.patience:

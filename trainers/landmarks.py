@@ -95,7 +95,7 @@ class LandmarkSamples(RandomSamples):
             )
         return [self.held]
 
-    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
         rows = rng.integers(len(self.images), size=count)
         degrees = np.where(rng.random(count) < 0.5, 45.0, 15.0)
         jitter = jitter_matrices(rng, count, LANDMARK_SIZE, degrees=degrees, scale=0.18, shift=0.07)
@@ -140,7 +140,7 @@ def load_samples(config: LandmarksConfig, split: str = "train") -> LandmarkSampl
 
 
 def train(config: LandmarksConfig) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     if config.start:
         network = load_checkpoint(Path(config.start))[0].train()
     else:

@@ -15,9 +15,10 @@ from engines.errors import MienError
 from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image
 from engines.networks import ExpressionNet
 from engines.networks.expression import AttentionBlock, VisionTransformer, sine_positions
-from trainers.expression_crops import changed
+from trainers.expression_crops import changed, draw_changed
 from trainers.faces import FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.held import Draw
 from trainers.label_checks import checked_rows, number, pictures
 from trainers.whole_file import whole_file
 from trainers.zips import ImageZip
@@ -81,6 +82,14 @@ class FaceSamples(RandomSamples):
         super().__init__(sum(len(each) for each in sets))
         self.sets, self.tokens = sets, tokens
         self.shares = np.array([len(each) for each in sets], float) / self.length
+
+    def pictures(self) -> list[np.ndarray]:
+        return self.sets
+
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
+        rows = rng.integers(sum(len(each) for each in self.sets), size=count)
+        noise = rng.random((count, self.tokens)).astype(np.float32)
+        return draw_changed(rng, rows, np.zeros(count, bool), (noise,))
 
     def sample(self, rng: np.random.Generator) -> tuple[Image, Floats]:
         faces = self.sets[int(rng.choice(len(self.sets), p=self.shares))]

@@ -17,7 +17,6 @@ import torch
 from engines.checkpoint import file_sha256
 from trainers.ffhq_layout import open_ffhq
 from trainers.fit import METRICS_FILE
-from trainers.zips import SEED
 
 UNION = ("emotion_masked", "ferplus", "expw", "ckplus")
 UNLABELLED = ("mtfl", "utkface", "expw", "emotion_masked", "scenes")
@@ -58,7 +57,7 @@ def provenance(recipe: str, config: Any) -> str:
     lines = [
         f"- code: {git_revision()}",
         f"- libraries: {', '.join(f'{name} {_version(name)}' for name in LIBRARIES if _version(name))}",
-        f"- machine: {machine()}; seed {SEED}",
+        f"- machine: {machine()}; seed {fit.seed}",
         f"- at most {fit.epochs} epochs of {fit.steps_per_epoch} batches of {fit.batch_size}, "
         f"learning rate {fit.learning_rate}, {fit.precision}",
         f"- data: {', '.join(map(_fingerprint, sources(recipe, config)))}",

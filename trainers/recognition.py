@@ -289,7 +289,7 @@ class FaceSamples(RandomSamples):
     def pictures(self) -> list[np.ndarray]:
         return [self.crops]
 
-    def draw(self, rng: np.random.Generator, count: int) -> Draw:
+    def draw(self, rng: np.random.Generator, count: int, first: int = 0) -> Draw:
         rows, views = rng.integers(len(self.crops), size=count), rng.integers(self.views, size=count)
         maps = np.stack([view_map(int(row), int(view)) for row, view in zip(rows, views, strict=True)])
         maps = mirrored(maps, rng.random(count) < 0.5, FACE_SIZE)
@@ -386,7 +386,7 @@ def first_network(config: RecognitionConfig) -> FaceResNet:
 
 
 def train(config: RecognitionConfig) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(config.fit.seed)
     if config.loss not in LOSSES:
         raise UsageError(f"loss={config.loss}: is none of {', '.join(LOSSES)}")
     network = first_network(config)  # before the teacher takes its minutes
