@@ -18,6 +18,7 @@ import torch
 
 from engines.backends import tensorrt, tensorrt_onnx
 from engines.checkpoint import load_checkpoint
+from engines.errors import MienError
 from engines.onnx_spec import OnnxSpec
 from engines.request import MODELS, WEIGHTS, EngineRequest
 from engines.source import Source
@@ -121,7 +122,10 @@ def build_onnx(path: Path) -> dict[str, object]:
     spec = OnnxSpec.load(path)
     size = spec.input_size or (640, 384)
     request = EngineRequest(spec.task, "tensorrt", "cpu", "f32", size, 8, path, Path())
-    return {"onnx": spec.onnx.name, "bytes": len(tensorrt_onnx.plan(spec, request))}
+    try:
+        return {"onnx": path.stem, "bytes": len(tensorrt_onnx.plan(spec, request))}
+    except MienError as error:
+        return {"onnx": path.stem, "refused": str(error)}
 
 
 def main(argv: list[str]) -> None:

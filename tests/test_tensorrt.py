@@ -28,6 +28,18 @@ SPECS = {
         "input_size": [112, 112],
     },
 }
+# What does not fit: a spec's name, what it says of which file, and how it is refused.
+WRONG = {
+    "layout": ("mobilefacenet_192.onnx", {"layout": "NCHW"}, "its input is [2, 112, 112, 3]"),
+    "any_batch": ("mobilefacenet_192.onnx", {"batch": None}, "any_batch.json says [8, 112, 112, 3]"),
+    "size": ("mobilefacenet_192.onnx", {"input_size": [96, 112]}, "says [2, 112, 96, 3]"),
+    "fed": ("yunet_n_dynamic.onnx", {"layout": "NHWC"}, "says [8, 384, 640, 3] (NHWC, input_size, batch)"),
+    "output": ("yunet_n_dynamic.onnx", {"outputs": ["kps"]}, "has no output 'kps', which output.json needs"),
+}
+NO_MODEL = "no_model"
+needs_teachers = pytest.mark.skipif(
+    not TEACHERS.is_dir(), reason="the ONNX models are not beside this checkout"
+)
 needs_rtx = pytest.mark.skipif(not RTX_PYTHON.is_file(), reason="torch-tensorrt-rtx is not in .venv-rtx")
 
 
@@ -35,11 +47,15 @@ needs_rtx = pytest.mark.skipif(not RTX_PYTHON.is_file(), reason="torch-tensorrt-
 def reports(tmp_path_factory):
     """What tests.tensorrt_without_gpu says, one entry an engine."""
     folder = tmp_path_factory.mktemp("specs")
+    (folder / "some.onnx").write_bytes(b"no model")
+    told = {name: (TEACHERS / name, content) for name, content in SPECS.items()}
+    told |= {name: (TEACHERS / file, SPECS[file] | wrong) for name, (file, wrong, _) in WRONG.items()}
+    told[NO_MODEL] = (folder / "some.onnx", SPECS["yunet_n_dynamic.onnx"])
     specs = []
-    for name, content in SPECS.items():
-        if (TEACHERS / name).is_file():
+    for name, (file, content) in told.items():
+        if file.is_file():
             specs.append(folder / f"{name}.json")
-            specs[-1].write_text(json.dumps({"onnx": str(TEACHERS / name), **content}))
+            specs[-1].write_text(json.dumps({"onnx": str(file), **content}))
     words = [RTX_PYTHON, "-W", "ignore", "-m", "tests.tensorrt_without_gpu", *specs]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
@@ -66,12 +82,29 @@ def test_a_network_converts_whole_into_one_engine(reports, model, precision, bat
 
 
 @needs_rtx
-@pytest.mark.skipif(not TEACHERS.is_dir(), reason="the ONNX models are not beside this checkout")
+@needs_teachers
 def test_a_users_onnx_models_become_engines_through_tensorrts_own_parser(reports):
-    built = {each["onnx"]: each["bytes"] for each in reports if "onnx" in each}
+    built = {each["onnx"]: each["bytes"] for each in reports if "onnx" in each and "bytes" in each}
 
     assert set(SPECS) == set(built)
     assert min(built.values()) > 100_000
+
+
+@needs_rtx
+@needs_teachers
+@pytest.mark.parametrize("name", WRONG)
+def test_tensorrt_refuses_an_onnx_model_that_its_spec_does_not_fit(reports, name):
+    file, _, words = WRONG[name]
+    (refused,) = [each["refused"] for each in reports if each.get("onnx") == name]
+
+    assert refused.startswith(str(TEACHERS / file)) and words in refused
+
+
+@needs_rtx
+def test_tensorrt_refuses_in_words_what_is_no_onnx_model(reports):
+    (refused,) = [each["refused"] for each in reports if each.get("onnx") == NO_MODEL]
+
+    assert "some.onnx: TensorRT's ONNX parser does not take it: " in refused
 
 
 @pytest.mark.skipif(
