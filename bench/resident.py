@@ -29,9 +29,10 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         made = time.time()
-        frames = timed_on(first_walls(options.video, HELD))
+        walls = first_walls(options.video, HELD)
+        frames = timed_on(walls)
         made = time.time() - made
-        run = load(options.name, options.teachers, options.threads)
+        run = load(options.name, options.teachers, options.threads, walls[0].image.shape)
         run(next(frames))
         first_s = time.time() - options.started - made
         for frame in islice(frames, FRAMES):

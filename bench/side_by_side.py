@@ -97,7 +97,9 @@ def compared(options: argparse.Namespace, wall: bool) -> dict[str, dict[str, flo
         raise UsageError("--frames and --turn: at least 1")
     frames = clip_frames(options.video, HELD, wall)
     contestants = {
-        name: Contestant(load(name, options.teachers, options.threads), timed_on(frames))
+        name: Contestant(
+            load(name, options.teachers, options.threads, frames[0].image.shape), timed_on(frames)
+        )
         for name in options.systems
     }
     for contestant in contestants.values():

@@ -1,6 +1,6 @@
 """The systems that are compared, each as a function from a frame to the number of faces it told of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.composition import Composition
@@ -9,15 +9,19 @@ from daemon.config import CameraConfig, Config
 from daemon.pipeline import FacePipeline
 from daemon.records import Frame, encode
 from engines.errors import MienError
+from engines.geometry import fitting_size
 from engines.runtime import load_face_engines
 
 Run = Callable[[Frame], int]
+FITTED = ", detector's size fitted to the picture"
 OURS = {
     "ours, openvino auto": ("openvino", "auto"),
+    f"ours, openvino auto{FITTED}": ("openvino", "auto"),
     "ours, openvino mixed": ("openvino", "mixed"),
     "ours, openvino f32": ("openvino", "f32"),
     "ours, openvino bf16": ("openvino", "bf16"),
     "ours, openvino int8": ("openvino", "int8"),
+    f"ours, openvino int8{FITTED}": ("openvino", "int8"),
     "ours, eager f32": ("eager", "f32"),
 }
 TUNED = "composition, YuNet at the frame's size"
@@ -34,10 +38,12 @@ WORK = {
 }
 
 
-def load(name: str, teachers: Path | None, threads: int, *, every_frame: bool = True) -> Run:
-    """Raises MienError where a part is missing."""
+def load(name: str, teachers: Path | None, threads: int, shape: Sequence[int]) -> Run:
+    """A system for pictures of a shape (H, W, 3). Raises MienError where a part is missing."""
     if name in OURS:
-        return ours(*OURS[name], threads, every_frame)
+        usual = CameraConfig(name="bench", source="none").detector_size
+        size = fitting_size(usual, shape) if name.endswith(FITTED) else usual
+        return ours(*OURS[name], threads, size)
     if teachers is None:
         raise MienError(f"{name}: needs --teachers, the folder with YuNet and MobileFaceNet")
     width, package = COMPOSITIONS[name]
@@ -45,14 +51,16 @@ def load(name: str, teachers: Path | None, threads: int, *, every_frame: bool = 
     return lambda frame: len(run(frame.image))
 
 
-def ours(backend: str, precision: str, threads: int, every_frame: bool) -> Run:
+def ours(backend: str, precision: str, threads: int, detector_size: tuple[int, int]) -> Run:
     """The daemon's own pipeline to encoded events; embeddings are told, so that every face has one."""
-    engines = load_face_engines(backend=backend, device="cpu", precision=precision, threads=threads)
+    engines = load_face_engines(
+        backend=backend, device="cpu", precision=precision, threads=threads, detector_size=detector_size
+    )
     camera = CameraConfig(name="bench", source="none")
     config = Config.model_validate({"publish": {"embeddings": True}}).model_copy(
         update={"cameras": (camera,)}
     )
-    pipeline = FacePipeline(engines, config, NobodyEnrolled(), every_frame=every_frame)
+    pipeline = FacePipeline(engines, config, NobodyEnrolled(), every_frame=True)
 
     def run(frame: Frame) -> int:
         events = pipeline.process([frame])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from daemon.appearance import appearances
@@ -23,15 +24,18 @@ from daemon.region import region_views, shifted
 from daemon.scene import SceneWatch
 from daemon.stage_watch import StageWatch
 from daemon.tracker import Track, Tracker
-from engines.geometry import FACE_SIZE, alignment_matrix, attribute_matrix
-from engines.image_ops import ImageOps, Picture, ops_for
+from engines.geometry import FACE_SIZE, alignment_matrix, attribute_matrix, fitting_size
+from engines.image_ops import HOST, ImageOps, Picture, ops_for
 from engines.runtime import FaceEngines
 from engines.stages import Detections, classify, detect, embed, find_landmarks
+
+log = structlog.get_logger(__name__)
 
 Floats = NDArray[np.float32]
 Pictures = Mapping[str, Picture]  # each camera's frame, where the engines run
 
 CROP = (FACE_SIZE, FACE_SIZE)
+WASTE = 0.15  # of the detector's input that may be grey without a word
 FAINT_SHARE = 0.6
 """Detections from this share of the threshold on may continue a track, though not begin one."""
 
@@ -46,6 +50,7 @@ class CameraState:
     people: dict[int, Followed] = field(default_factory=dict)
     dropped: int = 0
     shape: tuple[int, ...] | None = None
+    viewed: tuple[int, ...] | None = None  # of what the detector is shown, where that is a part of the frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,11 +147,26 @@ class FacePipeline:
         cameras = [self._cameras[frame.camera].config for frame in frames]
         faint = [self._score_of(camera) * FAINT_SHARE for camera in cameras]
         views, corners = region_views([pictures[frame.camera] for frame in frames], cameras)
+        for frame, view in zip(frames, views, strict=True):
+            self._tell_a_wasteful_size(self._cameras[frame.camera], view.shape)
         found = detect(self._engines.detector, views, min_score=min(faint), ops=self._ops)
         return [
             shifted(_worth_it(each, score, camera.min_face_px), corner)
             for each, score, camera, corner in zip(found, faint, cameras, corners, strict=True)
         ]
+
+    def _tell_a_wasteful_size(self, state: CameraState, shape: tuple[int, ...]) -> None:
+        """Says once for each shape of a camera's picture that much of the detector's would be grey."""
+        if shape == state.viewed:
+            return
+        state.viewed = shape
+        detector = self._engines.detector
+        size, fitting = detector.input_size, fitting_size(detector.input_size, shape)
+        spared = 1 - fitting[0] * fitting[1] / (size[0] * size[1])
+        if spared >= WASTE and self._ops is HOST and detector.spec.network != "onnx":
+            camera = state.config.name
+            words = f"the picture fits into {list(fitting)}: {spared:.0%} less for the detector to do"
+            log.info("detector_size", camera=camera, detector_size=list(size), hint=words)
 
     def _score_of(self, camera: CameraConfig) -> float:
         """The detector's score from which a face of this camera may begin a track."""

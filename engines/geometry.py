@@ -217,6 +217,14 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, float]:
     return canvas, scale
 
 
+def fitting_size(size: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
+    """The least (width, height), in whole strides, that shows a picture of `shape` as large as `letterbox` to `size`."""
+    scale = min(size[0] / shape[1], size[1] / shape[0], 1.0)
+    step = FINE_STRIDES[-1]
+    width, height = (-(-max(1, round(side * scale)) // step) * step for side in (shape[1], shape[0]))
+    return width, height
+
+
 def location_centres(size: tuple[int, int], strides: Sequence[int]) -> tuple[Floats, Floats]:
     """Centres (A, 2) of a detector's locations and the stride of each (A,), finest first, row by row."""
     centres, steps = [], []

@@ -5,6 +5,7 @@ import jsonschema
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from daemon.config import Config
 from daemon.looks import GallerySnapshot
@@ -341,3 +342,26 @@ def test_a_faint_detection_says_so():
     (event,) = faces_of(pipeline.process([frames[5]]))
 
     assert event.faces[0].quality.reasons == ("low_score",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "roi", "hint"),
+    [
+        ((480, 640), None, "[512, 384]: 20% less"),
+        ((360, 1080), None, "[640, 224]: 42% less"),
+        ((240, 320), None, "[320, 256]: 67% less"),
+        ((720, 1280), [0, 0, 0.5, 1], "[352, 384]: 45% less"),
+        ((720, 1280), None, None),
+    ],
+)
+def test_a_detector_size_that_leaves_much_grey_is_told_once(shape, roi, hint):
+    engines = fake_engines(detector=FakeDetector((640, 384)))
+    pipeline = pipeline_of(engines=engines, config=config_of(camera={"roi": roi}))
+
+    with capture_logs() as logs:
+        for index in range(3):
+            pipeline.process([frame(np.zeros((*shape, 3), np.uint8), index=index)])
+
+    told = [entry["hint"] for entry in logs if entry["event"] == "detector_size"]
+    wanted = [f"the picture fits into {hint} for the detector to do"] if hint else []
+    assert wanted == told
