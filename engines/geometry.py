@@ -218,7 +218,7 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, float]:
 
 
 def fitting_size(size: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
-    """The least (width, height), in whole strides, that shows a picture of `shape` as large as `letterbox` to `size`."""
+    """The least (width, height), in whole strides, where a picture of `shape` is as large as `letterbox` makes it."""
     scale = min(size[0] / shape[1], size[1] / shape[0], 1.0)
     step = FINE_STRIDES[-1]
     width, height = (-(-max(1, round(side * scale)) // step) * step for side in (shape[1], shape[0]))
