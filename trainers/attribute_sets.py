@@ -16,7 +16,7 @@ from engines.spec import EMOTIONS
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.ffhq_layout import MAX_AGE, open_ffhq
 from trainers.label_checks import FIVE_POINTS, Pictures, checked_rows, number, pictures, refuse_absent, word
-from trainers.recognition import utkface_part
+from trainers.recognition_sets import utkface_part
 from trainers.transforms import replicate_black_border
 from trainers.whole_file import whole_file
 from trainers.zips import ImageZip, row_points

@@ -10,7 +10,7 @@ from engines.geometry import Floats
 from trainers import plots
 from trainers.bootstrap import Figure, bootstrap, share
 from trainers.measuring import EvaluationConfig, Figures, embed_chain, engine
-from trainers.recognition import is_validation
+from trainers.recognition_sets import is_validation
 from trainers.verification import (
     OpenSet,
     open_set,

@@ -15,7 +15,7 @@ from trainers.detection_metrics import Truth, judge
 from trainers.label_checks import checked_rows, pictures
 from trainers.measuring import STILL_BOX, EvaluationConfig, Figures, faces_through_chain
 from trainers.options import override
-from trainers.recognition import IDENTITY, is_validation
+from trainers.recognition_sets import IDENTITY, is_validation
 from trainers.scenes import has_scenes, load_scenes, spoilt
 from trainers.teacher import TeacherDetector
 from trainers.verification import pairs_of, tar_at_far

@@ -20,6 +20,7 @@ from trainers.faces import FaceFinder, batched, box_from_interocular, stored_cro
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
 from trainers.label_checks import checked_rows, number, pictures
+from trainers.recognition_sets import is_validation, utkface_part
 from trainers.whole_file import whole_file
 from trainers.zips import ImageZip
 
@@ -99,8 +100,6 @@ class FaceSamples(RandomSamples):
 
 def unlabelled_faces(folder: str, limit: int) -> list[np.ndarray]:
     """Stored attribute crops of CelebA's and UTKFace's training parts, where their zips are."""
-    from trainers.recognition import is_validation, utkface_part
-
     found = []
     for name, (interocular, height) in UNLABELLED.items():
         try:
