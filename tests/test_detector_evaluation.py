@@ -186,6 +186,27 @@ def test_videos_are_judged_on_the_frames_that_are_asked_for(tmp_path, monkeypatc
     assert f"({faces} faces)" in figures[expected] and 6 == len(figures)
 
 
+@pytest.mark.parametrize(("setting", "precision"), [("true", "1.000"), ("false", "0.500")])
+def test_a_face_of_which_yunet_is_unsure_counts_against_ours_only_where_that_is_asked_for(
+    tmp_path, monkeypatch, setting, precision
+):
+    """Ours finds two faces in each picture; YuNet is sure of one."""
+    for name in VIDEOS:
+        write_clip(tmp_path / f"{name}.mp4", grey_levels(3, (320, 192)))
+    seen = found((0.9, 200, 40, 280, 120), (0.4, 40, 40, 120, 120))
+    monkeypatch.setattr("trainers.evaluate_detector.YuNet", lambda path: lambda image: seen)
+    ours = found((0.9, 200, 40, 280, 120), (0.8, 40, 40, 120, 120))
+    monkeypatch.setattr("trainers.evaluate_detector.detect", lambda *_, **__: [ours])
+    config = override(
+        EvaluationConfig(), [f"video={tmp_path}", "yunet=a.onnx", "video_step=1", f"faint_ignored={setting}"]
+    )
+
+    figures = video_rows(config, FakeDetector(), 0.5)
+
+    (row,) = [text for name, text in figures.items() if "podium" in name and ">= 32 px" in name]
+    assert f"precision {precision}" in row and "recall 1.000" in row
+
+
 def test_a_step_that_no_frame_fits_is_refused():
     with pytest.raises(UsageError, match="video_step=0: must be 1"):
         evaluate_recipe("detector", ["video_step=0"])
