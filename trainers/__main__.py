@@ -5,13 +5,14 @@ import sys
 import typer
 
 from engines.errors import MienError, UsageError
-from trainers.commands import evaluate, train
+from trainers.commands import average, evaluate, train
 
 
 def main() -> None:
     app = typer.Typer(no_args_is_help=True, add_completion=False)
     app.command()(train)
     app.command()(evaluate)
+    app.command()(average)
     try:
         app()
     except MienError as error:

@@ -1,4 +1,4 @@
-"""`mien train` and `mien evaluate`; the command line finds them by their entry points."""
+"""`mien train`, `mien evaluate` and `mien average`; the command line finds them by their entry points."""
 
 from __future__ import annotations
 
@@ -84,6 +84,24 @@ def evaluate(
         Console().print(table)
     if write_card:
         put_into_card(write_card, recipe, figures)
+
+
+def average(
+    checkpoints: Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...", help="Two folders or more.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder for the mean, such as runs/mean/embedder.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(help="The data folder: a default threshold is chosen on it; else it is the mean, too."),
+    ] = "",
+) -> None:
+    """The mean of the weights of several runs of one network: seeds, or a run and what it began with."""
+    from trainers.averaging import average as averaged
+
+    spec = averaged(checkpoints, out, data)
+    said = "" if spec.threshold is None else f", threshold {spec.threshold}"
+    typer.echo(f"checkpoint: {out}{said}")
 
 
 def _check(recipe: str) -> None:
