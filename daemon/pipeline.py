@@ -50,7 +50,7 @@ class CameraState:
     people: dict[int, Followed] = field(default_factory=dict)
     dropped: int = 0
     shape: tuple[int, ...] | None = None
-    viewed: tuple[int, ...] | None = None  # of what the detector is shown, where that is a part of the frame
+    viewed: tuple[int, ...] | None = None  # shape of what the detector is shown: the frame, or its region
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +165,7 @@ class FacePipeline:
         spared = 1 - fitting[0] * fitting[1] / (size[0] * size[1])
         if spared >= WASTE and self._ops is HOST and detector.spec.network != "onnx":
             camera = state.config.name
-            words = f"the picture fits into {list(fitting)}: {spared:.0%} less for the detector to do"
+            words = f"{list(fitting)} holds the picture as large: {spared:.0%} less for the detector to do"
             log.info("detector_size", camera=camera, detector_size=list(size), hint=words)
 
     def _score_of(self, camera: CameraConfig) -> float:

@@ -48,8 +48,8 @@ def test_its_card_says_what_each_was_made_from_and_has_no_old_figures(two, tmp_p
     average(two, tmp_path / "mean")
     put_into_card(tmp_path / "mean", "recognition", {"LFW": "99 %"})
 
-    card = sections((tmp_path / "mean" / "card.md").read_text())
-    assert ["Data", "Licence", "Figures", "Made by"] == list(card)
+    card = sections(tmp_path / "mean" / "card.md")
+    assert ["", "Data", "Licence", "Figures", "Made by"] == list(card)
     assert "faces of 1\n\nfaces of 2" == card["Data"] and "free" == card["Licence"]
     assert "run 1" in card["Made by"] and "run 2" in card["Made by"]
     assert "99 %" in card["Figures"] and "old" not in card["Figures"]
@@ -60,7 +60,17 @@ def test_with_data_the_threshold_is_chosen_on_them(two, sets, tmp_path):
 
     assert spec.threshold == load_checkpoint(tmp_path / "mean/embedder")[1].threshold != 0.45
     with pytest.raises(UsageError, match="call the folder embedder"):
-        average(two, tmp_path / "mean", str(sets))
+        average(two, tmp_path / "other", str(sets))
+    assert not (tmp_path / "other").exists()
+
+
+def test_checkpoints_without_cards_are_averaged_and_it_is_said(two, tmp_path):
+    for folder in two:
+        (folder / "card.md").unlink()
+
+    average(two, tmp_path / "mean")
+
+    assert (tmp_path / "mean/card.md").read_text().count("Not recorded.") == 4
 
 
 def test_what_cannot_be_averaged_is_told(two, tmp_path):

@@ -1,10 +1,11 @@
 """`mien average`: the mean of the weights of several checkpoints of one network, trained from the same start.
 
-As good as the best of them or better, and no slower (Wortsman et al. 2022, "Model soups", sec. 3).
+Often as good as the best of them or better, and no slower (Wortsman et al. 2022, "Model soups", sec. 3).
 """
 
 import dataclasses
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from torch import Tensor
 from engines.checkpoint import CARD_FILE, load_checkpoint, save_checkpoint
 from engines.errors import MienError, UsageError
 from engines.spec import ModelSpec
+from trainers.evaluation import choose_threshold
 from trainers.measuring import EvaluationConfig
 from trainers.provenance import git_revision
-from trainers.recipes import MODEL_OF, card_text
+from trainers.recipes import FIGURES_END, FIGURES_START, NOT_RECORDED
 
 ALIKE = ("task", "network", "network_args", "input_size", "outputs", "labels", "mean", "std")
-SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
+HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+ABOUT = ""  # what stands before a card's first heading
+CHOOSING = {"detector": "detector", "embedder": "recognition"}  # models with a threshold, and their recipes
 
 
 def average(checkpoints: Sequence[Path], out: Path, data: str = "") -> ModelSpec:
@@ -37,14 +41,18 @@ def average(checkpoints: Sequence[Path], out: Path, data: str = "") -> ModelSpec
     for folder, (_, other) in zip(checkpoints, loaded, strict=True):
         if different := [name for name in ALIKE if getattr(other, name) != getattr(spec, name)]:
             raise MienError(f"{folder}: has another {different[0]} than {checkpoints[0]}")
+    if data and spec.task not in CHOOSING:
+        raise UsageError(f"--data: {spec.task} has no threshold to be chosen; leave it out")
+    if data and out.name != spec.task:
+        raise UsageError(f"{out}: to choose its threshold on data, call the folder {spec.task}")
     network.load_state_dict(mean_of([other.state_dict() for other, _ in loaded]))
     thresholds = [other.threshold for _, other in loaded if other.threshold is not None]
     if thresholds:
         spec = dataclasses.replace(spec, threshold=round(sum(thresholds) / len(thresholds), 3))
     card = averaged_card(spec, checkpoints)
     spec = save_checkpoint(out, network, spec, card)
-    if data and thresholds:
-        threshold = chosen_threshold(out, spec, data)
+    if data:
+        threshold = choose_threshold(CHOOSING[spec.task], EvaluationConfig(data=data), out.parent)
         spec = save_checkpoint(out, network, dataclasses.replace(spec, threshold=threshold), card)
     return spec
 
@@ -57,43 +65,23 @@ def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def chosen_threshold(folder: Path, spec: ModelSpec, data: str) -> float:
-    """As a training chooses it. The checkpoint has to lie in a folder of the model's name, as a run leaves it."""
-    from trainers.evaluation import choose_threshold
-
-    if folder.name != spec.task:
-        raise UsageError(f"{folder}: to choose its threshold on data, call the folder {spec.task}")
-    return choose_threshold(recipe_of(spec), EvaluationConfig(data=data), folder.parent)
-
-
-def recipe_of(spec: ModelSpec) -> str:
-    return next(recipe for recipe, model in MODEL_OF.items() if model == spec.task)
-
-
 def averaged_card(spec: ModelSpec, checkpoints: Sequence[Path]) -> str:
     """Of every checkpoint's card what it says of its data, its licence and its making; figures are to be measured."""
-    cards = [sections((folder / CARD_FILE).read_text(encoding="utf-8")) for folder in checkpoints]
-    text = card_text(recipe_of(spec))
-    for name in ("Data", "Licence"):
-        said = dict.fromkeys(card[name] for card in cards if name in card)
-        text = with_section(text, name, "\n\n".join(said))
+    cards = [sections(folder / CARD_FILE) for folder in checkpoints]
     names = [f"{folder.resolve().parent.name}/{folder.name}" for folder in checkpoints]
     made = [f"`mien average {' '.join(names)}`, code: {git_revision()}; the mean of:"]
-    made += [
-        f"### {name}\n\n{card.get('Made by', 'Not recorded.')}"
-        for name, card in zip(names, cards, strict=True)
-    ]
-    return with_section(text, "Made by", "\n\n".join(made))
+    made += [f"### {name}\n\n{card['Made by']}" for name, card in zip(names, cards, strict=True)]
+    said = {name: [card[name] for card in cards] for name in ("Data", "Licence")} | {"Made by": made}
+    data, licence, made_by = ("\n\n".join(dict.fromkeys(texts)) for texts in said.values())
+    return (
+        f"{cards[0][ABOUT] or f'# {spec.name}'}\n\n## Data\n\n{data}\n\n## Licence\n\n{licence}\n\n"
+        f"## Figures\n\n{FIGURES_START}\nNot measured yet.\n{FIGURES_END}\n\n"
+        f"## Made by\n\n{made_by}\n"
+    )
 
 
-def sections(card: str) -> dict[str, str]:
-    """What stands under each heading of a card."""
-    parts = SECTION.split(card)
-    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def with_section(card: str, name: str, text: str) -> str:
-    parts = SECTION.split(card)
-    at = parts.index(name) + 1
-    parts[at] = f"\n\n{text}\n" + ("\n" if at < len(parts) - 1 else "")
-    return parts[0] + "".join(f"## {n}{t}" for n, t in zip(parts[1::2], parts[2::2], strict=True))
+def sections(path: Path) -> defaultdict[str, str]:
+    """What stands under each heading of a card, and before the first; what is not there is not recorded."""
+    parts = HEADING.split(path.read_text(encoding="utf-8") if path.is_file() else "")
+    found = {ABOUT: parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+    return defaultdict(lambda: NOT_RECORDED, {name: text.strip() for name, text in found.items()})

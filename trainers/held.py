@@ -70,9 +70,8 @@ class HeldBatches(Dataset):
         self.pictures = torch.empty(shape, dtype=torch.uint8, device=device)
         at = 0
         for part in parts:
-            for start in range(
-                0, len(part), AT_ONCE
-            ):  # what is a file's, read-only, is copied piece by piece
+            for start in range(0, len(part), AT_ONCE):
+                # A copy, for what is mapped from a file cannot be written to, as torch wants it.
                 piece = torch.from_numpy(np.array(part[start : start + AT_ONCE]))
                 self.pictures[at : at + len(piece)] = piece
                 at += len(piece)
@@ -112,11 +111,9 @@ def held_batches(samples: Any, options: Any) -> HeldBatches | None:
         raise UsageError(f"fit.gpu_data={options.gpu_data}: is none of {', '.join(CHOICES)}")
     can = hasattr(samples, "draw") and options.devices == 1
     if options.gpu_data == "true" and not can:
-        why = (
-            "is for fit.devices=1"
-            if options.devices > 1
-            else "is not for the detector's scenes, of many sizes"
-        )
+        why = "is not for the detector's scenes, of many sizes"
+        if options.devices > 1:
+            why = "is for fit.devices=1"
         raise UsageError(f"fit.gpu_data=true: {why}; leave it out")
     on_gpu = torch.cuda.is_available() and options.accelerator in ("auto", "gpu", "cuda")
     if not can or options.gpu_data == "false" or (options.gpu_data == "auto" and not on_gpu):

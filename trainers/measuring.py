@@ -22,9 +22,7 @@ class EvaluationConfig:
     weights: str = ""  # a folder of checkpoints; none: the shipped ones
     video: str = ""  # a folder with the two test videos; none: they are left out
     video_step: int = 5  # one in so many of their frames judges the detector; 1 is all
-    faint_ignored: bool = (
-        True  # what YuNet scores 0.3 to 0.6 in them; false: no face, and finding one an error
-    )
+    faint_ignored: bool = True  # what YuNet scores 0.3 to 0.6 in them; false: such a find is an error
     yunet: str = ""  # the YuNet ONNX file: a peer to measure beside; none: ours alone
     wider: str = ""  # a folder in the public WIDER FACE layout, to be measured too
     plots: str = ""  # a folder for pictures; none: no pictures
