@@ -38,7 +38,7 @@ from daemon.whole_file import whole_file
 from engines.errors import MienError
 from engines.geometry import Image, attribute_crop
 from engines.runtime import FaceEngines
-from engines.stages import classify, embed
+from engines.stages import classify_both_sides, embed_both_sides
 
 Floats = NDArray[np.float32]
 
@@ -125,7 +125,7 @@ class Analyst:
     def _embeddings(self, faces: Sequence[StillFace]) -> list[Floats | None]:
         if self.engines.embedder is None or not (self.embeddings or self.people.names):
             return [None] * len(faces)
-        return list(embed(self.engines.embedder, np.stack([face.aligned_crop for face in faces])))
+        return list(embed_both_sides(self.engines.embedder, np.stack([face.aligned_crop for face in faces])))
 
     def _identities(
         self, faces: Sequence[StillFace], embeddings: Sequence[Floats | None]
@@ -146,7 +146,7 @@ class Analyst:
         if engine is None:
             return [AttributeFields()] * len(faces)
         crops = [attribute_crop(image, face.landmarks, engine.input_size[0]) for face in faces]
-        scores = classify(engine, np.stack(crops))
+        scores = classify_both_sides(engine, np.stack(crops))
         return [
             attribute_fields(self.switches, float(age), float(female), emotion)
             for age, female, emotion in zip(scores.age_years, scores.female, scores.emotion, strict=True)

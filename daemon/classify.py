@@ -12,6 +12,7 @@ from engines.errors import MienError
 from engines.expression import load_classifier
 from engines.largest_face import face_crop, largest_face
 from engines.runtime import Progress, load_engine
+from engines.stages import express_both_sides
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +45,7 @@ class Classifier:
         except MienError as error:
             return {"image_path": str(path), "error": str(error)}
         points = None if self._whole else largest_face(self._detector, self._landmarks, image)
-        probabilities = self._engine(face_crop(image, points)[None])["probabilities"][0]
+        probabilities = express_both_sides(self._engine, face_crop(image, points)[None])[0]
         best = int(probabilities.argmax())
         return {
             "image_path": str(path),

@@ -15,7 +15,7 @@ from daemon.images import read_image
 from daemon.stills import StillFace, find_faces
 from engines.errors import MienError
 from engines.runtime import FaceEngines
-from engines.stages import embed
+from engines.stages import embed_both_sides
 
 Image = NDArray[np.uint8]
 
@@ -51,7 +51,7 @@ def compare(engines: FaceEngines, config: Config, first: Path, second: Path) -> 
         raise MienError("comparing needs an embedder; load the engines with one")
     found = [_faces(engines, config, path) for path in (first, second)]
     largest = (found[0][0], found[1][0])
-    a, b = embed(engines.embedder, np.stack([face.aligned_crop for face in largest]))
+    a, b = embed_both_sides(engines.embedder, np.stack([face.aligned_crop for face in largest]))
     return Comparison(
         faces=largest,
         num_faces=(len(found[0]), len(found[1])),

@@ -16,7 +16,7 @@ from daemon.records import Reason
 from daemon.stills import find_faces, the_face
 from engines.errors import MienError
 from engines.runtime import FaceEngines
-from engines.stages import embed
+from engines.stages import embed_both_sides
 
 REMEDIES: dict[Reason, str] = {
     "too_small": "the face is too small; give an image in which it is larger",
@@ -69,7 +69,7 @@ def look_of(
     bad = [remedy for reason, remedy in REMEDIES.items() if reason in face.quality.reasons]
     if bad and not any_quality:
         raise MienError(f"{path}: {bad[0]} (or enrol it all the same with --any-quality)")
-    (embedding,) = embed(engines.embedder, face.aligned_crop[None])
+    (embedding,) = embed_both_sides(engines.embedder, face.aligned_crop[None])
     return EnrolledLook(
         model=model_id(engines.embedder.spec),
         embedding=embedding.astype(np.float32),

@@ -18,7 +18,7 @@ from daemon.quality import INNER, interocular, sharpness, yaw
 from daemon.records import Identity, Reason
 from daemon.stills import StillFace, find_faces
 from engines.runtime import FaceEngines
-from engines.stages import embed
+from engines.stages import embed_both_sides
 
 Image = NDArray[np.uint8]
 
@@ -63,7 +63,7 @@ def explain_image(
         return [Explanation(str(path), causes=(_no_face(engines, config, image),))]
     assert engines.embedder is not None, "explaining needs an embedder"
     threshold = threshold_of(config.identity, engines.embedder.spec)
-    embeddings = embed(engines.embedder, np.stack([face.aligned_crop for face in faces]))
+    embeddings = embed_both_sides(engines.embedder, np.stack([face.aligned_crop for face in faces]))
     matches = [match(people, embedding) for embedding in embeddings]
     judgements = [judged(found, threshold, config.identity.min_margin) for found in matches]
     settled = without_doubles(

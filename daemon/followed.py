@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from daemon.attributes import AttributeMeans
 from daemon.identity import IdentityVote
 from daemon.records import Frame, Identity, Quality, TrackBest, box_record, round_score
+from engines.geometry import mirrored
 from engines.image_ops import Picture
 
 Floats = NDArray[np.float32]
@@ -24,7 +25,7 @@ class Look:
     """One face in one frame, with all that is seen in it.
 
     box_xyxy (4,) and landmarks (5, 2) in px of the frame; aligned_crop (112, 112, 3) uint8 BGR, where
-    the engines run; weight: how much the look counts beside others of the same track, 0 to 1.
+    the engines run, or its mirror image; weight: how much the look counts beside others of the same track, 0 to 1.
     """
 
     frame: Frame
@@ -44,11 +45,19 @@ class Look:
 
 @dataclass(slots=True)
 class LastLook:
-    """When a model last saw a face, and how good that look was."""
+    """When a model last saw a face, and how good that look was. times: how often it saw one."""
 
     time_ns: int | None = None
     weight: float = 0.0
     size_px: float = 0.0
+    times: int = 0
+
+    def next_side(self, matrix: Floats, width: int) -> Floats:
+        """The 2x3 map to the next look's crop, `width` px wide: every second one is the mirror image.
+
+        A model says something else of a face than of its mirror image; the mean over a track is then of both.
+        """
+        return mirrored(matrix, width) if self.times % 2 else matrix
 
     def is_due(self, look: Look, interval_s: float, quality_gain: float, growth: float) -> bool:
         """Whether time has passed, or the face is now seen better or larger."""
@@ -62,6 +71,7 @@ class LastLook:
     def note(self, look: Look) -> None:
         """Remembers a look that was used."""
         self.time_ns, self.weight, self.size_px = look.frame.time_ns, look.weight, look.size_px
+        self.times += 1
 
 
 @dataclass(slots=True)

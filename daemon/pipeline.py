@@ -224,7 +224,11 @@ class FacePipeline:
         boxes = np.stack([sighting.box_xyxy for sighting in sightings])
         images = [pictures[sighting.frame.camera] for sighting in sightings]
         points, _ = find_landmarks(self._engines.landmarks, images, boxes, ops=self._ops)
-        crops = self._ops.warp(images, [alignment_matrix(five) for five in points], CROP)
+        matrices = [
+            sighting.person.embedded.next_side(alignment_matrix(five), FACE_SIZE)
+            for sighting, five in zip(sightings, points, strict=True)
+        ]
+        crops = self._ops.warp(images, matrices, CROP)
         looks = [
             self._look_at(*each)
             for each in zip(sightings, points, crops, self._ops.fetch(crops), strict=True)
@@ -280,7 +284,11 @@ class FacePipeline:
             return
         images = [pictures[look.frame.camera] for look in due]
         size = self._engines.attributes.input_size
-        crops = self._ops.warp(images, [attribute_matrix(look.landmarks, size[0]) for look in due], size)
+        matrices = [
+            look.person.classified.next_side(attribute_matrix(look.landmarks, size[0]), size[0])
+            for look in due
+        ]
+        crops = self._ops.warp(images, matrices, size)
         scores = classify(self._engines.attributes, crops, ops=self._ops)
         for i, look in enumerate(due):
             look.person.classified.note(look)

@@ -167,6 +167,14 @@ def attribute_matrix(landmarks: Floats, size: int = FACE_SIZE, room: int = 0) ->
     return alignment_matrix(landmarks, template)
 
 
+def mirrored(matrix: Floats, width: int = FACE_SIZE) -> Floats:
+    """The 2x3 map to the mirror image of a crop, which is `width` px wide."""
+    flipped = matrix.copy()
+    flipped[0] *= -1
+    flipped[0, 2] += width - 1
+    return flipped
+
+
 def recognition_crop(image: Image, landmarks: Floats, method: str = "similarity") -> Image:
     """112x112x3 crop aligned for the embedder: eyes 35 px apart."""
     return warp(image, alignment_matrix(landmarks, TEMPLATE, method), (FACE_SIZE, FACE_SIZE))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.geometry import (
     LANDMARK_SIZE,
@@ -22,6 +23,8 @@ from engines.geometry import (
 )
 from engines.image_ops import HOST, Batch, ImageOps
 from engines.runtime import Engine
+
+Images = NDArray[np.uint8]
 
 COARSE_FROM = 120.0  # px of the detector's input, longer side: what the pass at half size may answer for
 
@@ -106,10 +109,44 @@ def embed(engine: Engine, crops: Batch, *, ops: ImageOps = HOST) -> Floats:
     return _in_batches(engine, crops, ops)["embedding"]
 
 
+def embed_both_sides(engine: Engine, crops: Images) -> Floats:
+    """Each face and its mirror image as one: (M, 112, 112, 3) aligned crops -> (M, D) unit embeddings.
+
+    Twice the work, for stills, which are looked at once; a track's looks are from alternating sides.
+    """
+    both = _mean_of_sides(embed(engine, _with_mirror_images(crops)))
+    unit: Floats = both / np.linalg.norm(both, axis=1, keepdims=True)
+    return unit
+
+
 def classify(engine: Engine, crops: Batch, *, ops: ImageOps = HOST) -> AttributeScores:
     """(M, S, S, 3) attribute crops of the engine's input size -> age, gender and emotion."""
     outputs = _in_batches(engine, crops, ops)
     return AttributeScores(outputs["age_years"], outputs["female"], outputs["emotion"])
+
+
+def classify_both_sides(engine: Engine, crops: Images) -> AttributeScores:
+    """The mean of what `classify` says of each face and of its mirror image."""
+    sides = classify(engine, _with_mirror_images(crops))
+    return AttributeScores(
+        _mean_of_sides(sides.age_years), _mean_of_sides(sides.female), _mean_of_sides(sides.emotion)
+    )
+
+
+def express_both_sides(engine: Engine, crops: Images) -> Floats:
+    """(M, 112, 112, 3) attribute crops -> (M, classes): the mean of a face's and its mirror image's probabilities."""
+    return _mean_of_sides(_in_batches(engine, _with_mirror_images(crops), HOST)["probabilities"])
+
+
+def _with_mirror_images(crops: Images) -> Images:
+    """(M, H, W, 3) -> (2M, H, W, 3), the mirror images last."""
+    return np.concatenate((crops, crops[:, :, ::-1]))
+
+
+def _mean_of_sides(values: Floats) -> Floats:
+    """(2M, ...) of `_with_mirror_images` -> (M, ...)."""
+    mean: Floats = values.reshape(2, -1, *values.shape[1:]).mean(0)
+    return mean
 
 
 def _in_batches(engine: Engine, batch: Batch, ops: ImageOps) -> dict[str, Floats]:

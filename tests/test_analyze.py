@@ -14,7 +14,17 @@ from daemon.enrolment import looks_of
 from daemon.gallery import Gallery
 from daemon.stills import find_faces
 from engines.errors import MienError
-from tests.fakes import ANN, BOB, DIMENSIONS, FakeDetector, fake_engines, scene
+from engines.stages import embed
+from tests.fakes import (
+    ANN,
+    BOB,
+    DIMENSIONS,
+    FakeAttributes,
+    FakeDetector,
+    FakeEmbedder,
+    fake_engines,
+    scene,
+)
 from tests.test_pipeline import People
 
 CONFIG = Config()
@@ -142,6 +152,44 @@ def test_two_images_of_one_person_compare_as_one(album):
     assert (same.same, different.same) == (True, False)
     assert pytest.approx((same.similarity, different.similarity), abs=1e-3) == (1.0, 0.0826)
     assert same.verdict == "the same person"
+
+
+def test_stills_are_seen_from_both_sides(album):
+    """The fakes judge a crop by its left half."""
+
+    def left_half(fake):
+        class LeftHalf(fake):
+            def __call__(self, batch):
+                share = (batch[:, :, :56].mean((1, 2, 3)) / 255)[:, None].astype(np.float32)
+                if fake is FakeEmbedder:
+                    return {"embedding": np.concatenate((share, 1 - share), 1) / np.hypot(share, 1 - share)}
+                return {"age_years": share[:, 0], "female": share[:, 0], "emotion": np.tile(share, 8)}
+
+        return LeftHalf()
+
+    engines = fake_engines(
+        detector=FakeDetector(input_size=(640, 384)),
+        embedder=left_half(FakeEmbedder),
+        attributes=left_half(FakeAttributes),
+    )
+    plain = album / "ann.png"
+    mirror = save(album / "mirror.png", cv2.imread(str(plain))[:, ::-1])
+    looks = looks_of(engines, [plain, mirror], CONFIG.quality).looks
+    entries = [
+        Analyst(engines, CONFIG.quality, CONFIG.identity, embeddings=True).image(path).faces[0]
+        for path in (plain, mirror)
+    ]
+
+    crops = [
+        find_faces(engines, cv2.imread(str(path)), CONFIG.quality)[0].aligned_crop for path in (plain, mirror)
+    ]
+    once = embed(engines.embedder, np.stack(crops))
+    assert np.abs(once[0] - once[1]).max() > 0.01
+    np.testing.assert_allclose(looks[0].embedding, looks[1].embedding, atol=1e-3)
+    assert pytest.approx(1, abs=1e-6) == np.linalg.norm(looks[0].embedding)
+    assert entries[0].age == entries[1].age
+    assert entries[0].gender_score == pytest.approx(entries[1].gender_score, abs=2e-3)
+    assert 1 == pytest.approx(compare(engines, CONFIG, plain, mirror).similarity, abs=1e-4)
 
 
 def test_the_picture_shows_both_aligned_crops(album):

@@ -11,6 +11,7 @@ from trainers.bootstrap import Figure, wilson
 from trainers.evaluate_attributes import Measured, calibration_figure, emotion_rows, spread
 from trainers.evaluate_embedder import identification_rows
 from trainers.evaluation import evaluate_recipe
+from trainers.measuring import Embedded
 
 
 def judged(label: np.ndarray, told: np.ndarray) -> Measured:
@@ -75,7 +76,7 @@ def test_the_nearest_enrolled_person_has_the_interval_of_drawn_persons():
     embeddings = np.eye(32, dtype=np.float32)[identity] + rng.normal(0, 0.35, (240, 32)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
 
-    figure = identification_rows(embeddings, identity)[
+    figure = identification_rows(Embedded(embeddings, embeddings, 0), identity)[
         "the same, nearest enrolled person right (no threshold)"
     ]
 

@@ -129,6 +129,16 @@ def test_a_strip_of_a_picture_is_letterboxed(shape):
     assert scale < 0.2 and (canvas[:height, :width] == 9).all() and (canvas[height:] == 114).all()
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.3, 1.7])
+def test_a_mirrored_map_cuts_the_mirror_image(scale):
+    photograph = cv2.resize(shipped_faces()[0].image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    matrix = np.array([[scale, 0.1 * scale, 5], [-0.1 * scale, scale, 9]], np.float32)
+
+    crop, mirror = (g.warp(photograph, m, (80, 60)) for m in (matrix, g.mirrored(matrix, 80)))
+
+    assert np.abs(crop.astype(int) - mirror[:, ::-1]).mean() < 0.5
+
+
 def test_a_map_that_lays_everything_on_a_line_is_no_error():
     image = np.full((40, 40, 3), 5, np.uint8)
 

@@ -332,6 +332,30 @@ def test_attributes_are_fed_crops_of_their_own_size():
     assert ANN.age == face.age
 
 
+def test_every_second_look_of_a_track_is_at_the_mirror_image():
+    seen = {"embedder": [], "attributes": []}
+
+    def watched(fake, crops):
+        class Watched(fake):
+            def __call__(self, batch):
+                crops.extend(batch.astype(int))
+                return super().__call__(batch)
+
+        return Watched()
+
+    engines = fake_engines(
+        embedder=watched(FakeEmbedder, seen["embedder"]),
+        attributes=watched(FakeAttributes, seen["attributes"]),
+    )
+    still = [(ANN, 20, 60)] * 2
+    events_of(pipeline_of(engines=engines, every_frame=True), walk(still, num=5))
+
+    for first, second, third, fourth in seen.values():
+        assert np.abs(first - second).mean() > 10
+        assert np.abs(first - second[:, ::-1]).max() <= 1
+        assert (first == third).all() and (second == fourth).all()
+
+
 def test_a_faint_detection_says_so():
     engines = fake_engines(detector=FakeDetector(score=0.9), attributes=FakeAttributes())
     pipeline = pipeline_of(engines=engines)

@@ -9,7 +9,7 @@ import numpy as np
 from engines.geometry import Floats
 from engines.runtime import Engine
 from engines.spec import EMOTIONS
-from engines.stages import AttributeScores, classify
+from engines.stages import AttributeScores, classify, classify_both_sides
 from trainers import plots
 from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, utkface
 from trainers.bootstrap import Figure, bootstrap, mean_figure, share, wilson
@@ -40,7 +40,13 @@ class Measured:
 
 
 def measured(classifier: Engine, faces: LabelledFaces) -> Measured:
+    """As seen once, like each of a track's looks."""
     return Measured(faces, classify(classifier, shown(faces.crops, classifier.input_size[0])))
+
+
+def measured_from_both_sides(classifier: Engine, faces: LabelledFaces) -> Measured:
+    """As stills are, and in the mean a track."""
+    return Measured(faces, classify_both_sides(classifier, shown(faces.crops, classifier.input_size[0])))
 
 
 def attribute_figures(config: EvaluationConfig) -> Figures:
@@ -52,6 +58,8 @@ def attribute_figures(config: EvaluationConfig) -> Figures:
     figures |= group_rows(config, aged)
     figures |= emotion_rows(judged)
     figures |= calibration_rows(config, classifier, finder, aged, judged)
+    both = (measured_from_both_sides(classifier, each.faces) for each in (aged, judged))
+    figures |= rows_from_both_sides(*both)
     if (Path(config.data) / "ffhq.zip").is_file():
         figures |= agreement_rows(measured(classifier, ffhq(config, "test", finder, config.run)))
     if config.plots:
@@ -68,7 +76,8 @@ def ffhq_figures(config: EvaluationConfig) -> Figures:
     )
     faces = thumbnails(settings, "test")
     found = Measured(faces, classify(classifier, faces.crops))
-    figures = agreement_rows(found)
+    both = Measured(faces, classify_both_sides(classifier, faces.crops))
+    figures = agreement_rows(found) | agreement_rows(both, ", from both sides")
     if config.plots:
         folder = Path(config.plots)
         plots.ages(folder / "ffhq_age.png", faces.age, found.scores.age_years, faces.female)
@@ -93,6 +102,15 @@ def age_gender_rows(name: str, found: Measured) -> Figures:
         f"age MAE, {len(years)} of {name}": mean_figure(years, unit="years", digits=2),
         f"age within 5 years, {name}": share(years <= 5),
         f"gender accuracy, {name}": share(right_gender(found)),
+    }
+
+
+def rows_from_both_sides(aged: Measured, judged: Measured) -> Figures:
+    label, found = judged.faces.emotion.argmax(1), judged.scores.emotion
+    return age_gender_rows("UTKFace test, from both sides", aged) | {
+        "emotion accuracy (8), from both sides": share(found.argmax(1) == label),
+        "emotion KL(votes, found), from both sides": mean_figure(divergence(judged.faces.emotion, found)),
+        "emotion ECE, from both sides": calibration_figure(found, label),
     }
 
 
@@ -199,12 +217,12 @@ def calibration_figure(probabilities: Floats, label: np.ndarray) -> Figure:
     return bootstrap(lambda rows: expected_calibration_error(probabilities[rows], label[rows]), len(label))
 
 
-def agreement_rows(found: Measured) -> Figures:
+def agreement_rows(found: Measured, how: str = "") -> Figures:
     """FFHQ's labels were made by a machine: agreement with it is not accuracy."""
     faces, scores = found.faces, found.scores
     years = np.abs(scores.age_years - faces.age)
     same = scores.emotion.argmax(1) == faces.emotion.argmax(1)
-    name = f"{len(faces)} of FFHQ test, machine-made labels"
+    name = f"{len(faces)} of FFHQ test, machine-made labels{how}"
     return {
         f"age, mean difference, {name}": mean_figure(years, unit="years", digits=2),
         f"gender agreement, {name}": share(right_gender(found)),

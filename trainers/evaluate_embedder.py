@@ -9,7 +9,7 @@ import numpy as np
 from engines.geometry import Floats
 from trainers import plots
 from trainers.bootstrap import Figure, bootstrap, share
-from trainers.measuring import EvaluationConfig, Figures, embed_chain, engine
+from trainers.measuring import Embedded, EvaluationConfig, Figures, embed_chain, engine
 from trainers.recognition_sets import is_validation
 from trainers.verification import (
     OpenSet,
@@ -27,13 +27,16 @@ PERSON_ROUNDS = 300  # draws of persons: each looks at all their pairs again
 
 
 def recognition_figures(config: EvaluationConfig) -> Figures:
-    """Everything through our own detector, landmarks and alignment, one picture a face, no mirror."""
+    """Everything through our own detector, landmarks and alignment; each picture as seen once, and from both sides.
+
+    The latter is how faces are enrolled and compared; a track's looks are from alternating sides.
+    """
     default = engine(config, "embedder").spec.threshold or 0.5
     figures, lfw = lfw_figures(config, default)
-    embeddings, identity = validation_embeddings(config)
-    similarity, same, _ = pairs_of(embeddings, identity)
-    figures |= identification_rows(embeddings, identity)
-    figures |= threshold_rows(embeddings, identity, default)
+    seen, identity = validation_embeddings(config)
+    similarity, same, _ = pairs_of(seen.once, identity)
+    figures |= identification_rows(seen, identity)
+    figures |= threshold_rows(seen, identity, default)
     if config.plots:
         sets = {"LFW pairs": lfw, "validation identities": (similarity, same)}
         plots.verification(Path(config.plots) / "verification.png", sets, default)
@@ -42,9 +45,12 @@ def recognition_figures(config: EvaluationConfig) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class LfwPairs:
-    """P pairs as the chain sees them: cosine (P,), whether one person (P,), fold (P,); names, and faces missed."""
+    """P pairs as the chain sees them: cosine (P,) as seen once, and from both sides, whether one person (P,),
+    fold (P,); names, and faces missed.
+    """
 
     similarity: Floats
+    from_both_sides: Floats
     same: np.ndarray
     fold: np.ndarray
     names: list[str]
@@ -59,23 +65,25 @@ def lfw_pairs(config: EvaluationConfig) -> LfwPairs:
             chosen = np.arange(0, len(pairs), max(1, len(pairs) // config.limit))
             pairs, same, fold = [pairs[i] for i in chosen], same[chosen], fold[chosen]
         names = sorted({name for pair in pairs for name in pair})
-        embeddings, missed = embed_chain(config, [data.image(name) for name in names])
+        seen = embed_chain(config, [data.image(name) for name in names])
     row = {name: i for i, name in enumerate(names)}
-    left, right = (embeddings[[row[pair[k]] for pair in pairs]] for k in (0, 1))
-    return LfwPairs((left * right).sum(1), same, fold, names, missed)
+    left, right = ([row[pair[k]] for pair in pairs] for k in (0, 1))
+    once, both = ((each[left] * each[right]).sum(1) for each in (seen.once, seen.both))
+    return LfwPairs(once, both, same, fold, names, seen.missed)
 
 
 def lfw_figures(config: EvaluationConfig, default: float) -> tuple[Figures, tuple[Floats, np.ndarray]]:
     """The intervals are over pairs."""
     lfw = lfw_pairs(config)
     similarity, same, fold = lfw.similarity, lfw.same, lfw.fold
-    accuracy, error = ten_fold_accuracy(similarity, same, fold)
-    told = share(ten_fold_right(similarity, same, fold))
+    _, error = ten_fold_accuracy(similarity, same, fold)
     figures: Figures = {
-        f"LFW 10-fold accuracy, {len(same)} pairs": Figure(accuracy, told.low, told.high, "%", 2),
+        f"LFW 10-fold accuracy, {len(same)} pairs": accuracy_figure(similarity, same, fold),
         "LFW standard error over folds": f"{error:.2%}",
         "LFW TAR@FAR=1e-2": tar_figure(similarity, same, 1e-2),
         "LFW TAR@FAR=1e-3": tar_figure(similarity, same, 1e-3),
+        "LFW from both sides: 10-fold accuracy": accuracy_figure(lfw.from_both_sides, same, fold),
+        "LFW from both sides: TAR@FAR=1e-3": tar_figure(lfw.from_both_sides, same, 1e-3),
         "LFW faces missed by the detector": f"{lfw.missed} of {len(lfw.names)}",
         "default threshold (cosine)": f"{default:.3f}",
         "LFW at the default threshold: false matches": share(similarity[~same] >= default),
@@ -84,36 +92,48 @@ def lfw_figures(config: EvaluationConfig, default: float) -> tuple[Figures, tupl
     return figures, (similarity, same)
 
 
+def accuracy_figure(similarity: Floats, same: np.ndarray, fold: np.ndarray) -> Figure:
+    told = share(ten_fold_right(similarity, same, fold))
+    return Figure(ten_fold_accuracy(similarity, same, fold)[0], told.low, told.high, "%", 2)
+
+
 def tar_figure(similarity: Floats, same: np.ndarray, far: float) -> Figure:
     return bootstrap(lambda rows: tar_at_far(similarity[rows], same[rows], far)[0], len(same))
 
 
-def validation_embeddings(config: EvaluationConfig) -> tuple[Floats, np.ndarray]:
-    """All pictures of the CelebA identities whose number ends in 7: (M, D), and whose each is (M,)."""
+def validation_embeddings(config: EvaluationConfig) -> tuple[Embedded, np.ndarray]:
+    """All M pictures of the CelebA identities whose number ends in 7, and whose each is (M,)."""
     with ImageZip(config.data, "celeba_faces") as data:
         rows = sorted((r for r in data.rows() if is_validation(int(r["identity"]))), key=lambda r: r["file"])
         rows = rows[: config.limit or None]
-        embeddings, _ = embed_chain(config, [data.image(row["file"]) for row in rows])
-    return embeddings, np.array([int(row["identity"]) for row in rows])
+        seen = embed_chain(config, [data.image(row["file"]) for row in rows])
+    return seen, np.array([int(row["identity"]) for row in rows])
 
 
-def identification_rows(embeddings: Floats, identity: np.ndarray) -> Figures:
-    """DIR@FAR=1 %, persons drawn for the interval; see trainers.verification.open_set for the protocol."""
+def identification_rows(seen: Embedded, identity: np.ndarray) -> Figures:
+    """DIR@FAR=1 %, persons drawn for the interval; see trainers.verification.open_set for the protocol.
+
+    Probes are seen once, like a track's first look.
+    """
     people, counts = np.unique(identity, return_counts=True)
     label = f"open set, {len(people)} validation identities: DIR@FAR=1 %"
     if (counts > 3).sum() < 4:
         return {label: "too few identities with more than three pictures"}
-    deals = open_set(embeddings, identity)
+    deals = open_set(seen.once, identity)
 
-    def drawn(rate: Callable[[OpenSet, np.ndarray], float]) -> Figure:
+    def drawn(rate: Callable[[OpenSet, np.ndarray], float], deals: tuple[OpenSet, ...] = deals) -> Figure:
         def measure(rows: np.ndarray) -> float:
             times = np.bincount(rows, minlength=len(people)).astype(float)
             return float(np.mean([rate(deal, times[np.searchsorted(people, deal.person)]) for deal in deals]))
 
         return bootstrap(measure, len(people), unit="%", digits=1, rounds=PERSON_ROUNDS)
 
+    def found(deal: OpenSet, weight: np.ndarray) -> float:
+        return deal.detection_and_identification(FALSE_ALARMS, weight)
+
     return {
-        label: drawn(lambda deal, weight: deal.detection_and_identification(FALSE_ALARMS, weight)),
+        label: drawn(found),
+        "the same, enrolled from both sides": drawn(found, open_set(seen.once, identity, seen.both)),
         "the same, nearest enrolled person right (no threshold)": drawn(nearest_right),
     }
 
@@ -124,10 +144,21 @@ def nearest_right(deal: OpenSet, weight: np.ndarray) -> float:
     return float((known * deal.right).sum() / known.sum()) if known.any() else float("nan")
 
 
-def threshold_rows(embeddings: Floats, identity: np.ndarray, default: float) -> Figures:
+def threshold_rows(seen: Embedded, identity: np.ndarray, default: float) -> Figures:
     """False and true matches at the default threshold over all pairs of the validation pictures; persons drawn."""
+    name = "validation identities at the default threshold"
+    once = pairs_of(seen.once, identity)
+    enrolled = pairs_of(seen.both, identity, seen.once)
+    return _matches(f"{name}, {len(once[0])} pairs", once, identity, default) | _matches(
+        f"{name}, one picture of each pair from both sides", enrolled, identity, default
+    )
+
+
+def _matches(
+    name: str, pairs: tuple[Floats, np.ndarray, np.ndarray], identity: np.ndarray, default: float
+) -> Figures:
     people = np.unique(identity)
-    similar, same, pair = pairs_of(embeddings, identity)
+    similar, same, pair = pairs
     column = np.searchsorted(people, identity)
     table = np.zeros((2, 2, len(people), len(people)))  # matched?, one person?: how many pairs of two persons
     a, b = column[pair[:, 0]], column[pair[:, 1]]
@@ -147,5 +178,4 @@ def threshold_rows(embeddings: Floats, identity: np.ndarray, default: float) -> 
 
     if not (~same).any() or not same.any():
         return {}
-    name = f"validation identities at the default threshold, {len(same)} pairs"
     return {f"{name}: false matches": rate(0), f"{name}: true matches": rate(1)}

@@ -12,6 +12,7 @@ from engines.geometry import Floats
 from engines.largest_face import face_crop, largest_face
 from engines.runtime import Engine
 from engines.spec import EXPRESSIONS
+from engines.stages import express_both_sides
 from trainers import plots
 from trainers.bootstrap import Figure, bootstrap, share, wilson
 from trainers.expression_crops import aligned, inner
@@ -26,7 +27,10 @@ THROUGH_DETECTOR = 800  # pictures that go through `mien classify`'s own way, de
 
 
 def expression_figures(config: EvaluationConfig) -> Figures:
-    """The FER-derived test pictures by confirmed votes, the union's test part, and how noisy its labels are."""
+    """The FER-derived test pictures by confirmed votes, the union's test part, and how noisy its labels are.
+
+    Each is judged together with its mirror image, as `mien classify` does it.
+    """
     kind = "zips" if any(Path(config.data).glob("*.zip")) else "folders"
     pictures, parts = labelled_pictures(DataOptions(config.data, kind, config.limit))
     test = [picture for picture, part in zip(pictures, parts, strict=True) if part == "test"]
@@ -34,7 +38,7 @@ def expression_figures(config: EvaluationConfig) -> Figures:
     with tempfile.TemporaryDirectory() as scratch:
         crops = aligned(config.data, test, Path(config.run or scratch))
         found = np.concatenate(
-            [classifier(inner(crops[rows]))["probabilities"] for rows in batched(range(len(test)), 32)]
+            [express_both_sides(classifier, inner(crops[rows])) for rows in batched(range(len(test)), 32)]
         )
     labels = np.array([picture.label for picture in test])
     votes = np.array([picture.votes for picture in test])
@@ -125,9 +129,7 @@ def detected_rows(config: EvaluationConfig, classifier: Engine, pictures: Sequen
             points = largest_face(detector, landmarks, image)
             missed += points is None
             crops.append(face_crop(image, points))
-    found = np.concatenate(
-        [classifier(np.stack(part))["probabilities"] for part in batched(crops, 32)]
-    ).argmax(1)
+    found = express_both_sides(classifier, np.stack(crops)).argmax(1)
     labels = np.array([picture.label for picture in chosen])
     return {
         f"headline through `mien classify`: accuracy, {len(chosen)} pictures": share(found == labels),

@@ -8,7 +8,7 @@ import numpy as np
 from engines.errors import UsageError
 from engines.geometry import Floats, Image, recognition_crop
 from engines.runtime import Engine, load_engine
-from engines.stages import embed, find_landmarks
+from engines.stages import embed, embed_both_sides, find_landmarks
 from trainers.bootstrap import Figure
 from trainers.faces import box_from_interocular, central_face
 
@@ -67,8 +67,18 @@ def faces_through_chain(
     return points, missed
 
 
-def embed_chain(config: EvaluationConfig, images: list[Image]) -> tuple[Floats, int]:
-    """(M, D) embeddings of 128x128 face pictures through the whole chain; and how many faces were missed."""
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Unit embeddings of M pictures: as seen once (M, D), and with their mirror images (M, D); and faces missed."""
+
+    once: Floats
+    both: Floats
+    missed: int
+
+
+def embed_chain(config: EvaluationConfig, images: list[Image]) -> Embedded:
+    """128x128 face pictures through the whole chain: a track's look is seen once, what is enrolled from both sides."""
     points, missed = faces_through_chain(config, images, (128, 128), STILL_BOX)
     crops = np.stack([recognition_crop(i, p) for i, p in zip(images, points, strict=True)])
-    return embed(engine(config, "embedder"), crops), missed
+    embedder = engine(config, "embedder")
+    return Embedded(embed(embedder, crops), embed_both_sides(embedder, crops), missed)

@@ -64,10 +64,16 @@ def tar_at_far(similarity: Floats, same: np.ndarray, far: float) -> tuple[float,
     return float((similarity[same] > threshold).mean()), threshold
 
 
-def pairs_of(embeddings: Floats, identity: np.ndarray) -> tuple[Floats, np.ndarray, np.ndarray]:
-    """All pairs of M pictures: similarity (P,), one person or two (P,), and the rows of each pair (P, 2)."""
+def pairs_of(
+    embeddings: Floats, identity: np.ndarray, seconds: Floats | None = None
+) -> tuple[Floats, np.ndarray, np.ndarray]:
+    """All pairs of M pictures: similarity (P,), one person or two (P,), and the rows of each pair (P, 2).
+
+    `seconds` (M, D) are the embeddings of the second picture of each pair, where they are others.
+    """
     i, j = np.triu_indices(len(identity), 1)
-    return (embeddings @ embeddings.T)[i, j], identity[i] == identity[j], np.stack((i, j), 1)
+    similarity = (embeddings @ (embeddings if seconds is None else seconds).T)[i, j]
+    return similarity, identity[i] == identity[j], np.stack((i, j), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +99,30 @@ class OpenSet:
         return float((found * weight)[known].sum() / weight[known].sum())
 
 
-def open_set(embeddings: Floats, identity: np.ndarray) -> tuple[OpenSet, OpenSet]:
+def open_set(
+    embeddings: Floats, identity: np.ndarray, enrolled: Floats | None = None
+) -> tuple[OpenSet, OpenSet]:
     """Half of the persons enrolled, the others unknown; and the halves changed over. Grother et al., NIST IR 8271.
 
     Persons with more than three pictures are dealt into two halves (seed 281). An enrolled person's
     gallery entry is the mean of the first three embeddings (in file order); the rest are probes. All
     pictures of the other half are probes of nobody enrolled. What is measured is the mean of both deals.
+    `enrolled` (M, D) are the embeddings that gallery entries are made of, where they are others.
     """
     people, counts = np.unique(identity, return_counts=True)
     people = np.random.default_rng(SEED).permutation(people[counts > GALLERY_PICTURES])
     halves = people[::2], people[1::2]
+    enrolled = embeddings if enrolled is None else enrolled
     return tuple(  # type: ignore[return-value]
-        _probe(embeddings, identity, known, unknown) for known, unknown in (halves, halves[::-1])
+        _probe(embeddings, enrolled, identity, known, unknown) for known, unknown in (halves, halves[::-1])
     )
 
 
-def _probe(embeddings: Floats, identity: np.ndarray, known: np.ndarray, unknown: np.ndarray) -> OpenSet:
+def _probe(
+    embeddings: Floats, enrolled: Floats, identity: np.ndarray, known: np.ndarray, unknown: np.ndarray
+) -> OpenSet:
     rows = {person: np.flatnonzero(identity == person) for person in (*known, *unknown)}
-    gallery = np.stack([embeddings[rows[person][:GALLERY_PICTURES]].mean(0) for person in known])
+    gallery = np.stack([enrolled[rows[person][:GALLERY_PICTURES]].mean(0) for person in known])
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     probes = np.concatenate(
         [rows[person][GALLERY_PICTURES:] for person in known] + [rows[p] for p in unknown]
