@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of a CPU that has instructions for bf16
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from engines import machine
+from engines.backends import openvino_bf16
 from engines.errors import MienError, UsageError
 from engines.spec import ModelSpec
 
@@ -21,8 +22,8 @@ PRECISIONS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 BACKENDS = tuple(PRECISIONS)
 DEVICES = ("cpu", "cuda")
-# `auto` takes bf16 for these where the CPU has it, `mixed` int8. Where a face is, is told in float32: a box that moves
-# by half a pixel moves every crop after it.
+# `auto` takes bf16 for these where the CPU is faster in it, `mixed` int8. Where a face is, is told in float32: a box
+# that moves by half a pixel moves every crop after it.
 READS_A_FACE = ("embedder", "attributes")
 MAX_BATCH = {"detector": 8}  # pictures a call, for backends that must know; other models take 32
 
@@ -128,7 +129,7 @@ def resolve(
         _check_precision(backend, device, "int8")
         precision = "int8" if model in READS_A_FACE and not onnx else "auto"
     if precision == "auto":
-        precision = "f32" if onnx else best_precision(model, backend, device)
+        precision = "f32" if onnx else best_precision(model, backend, device, cache or default_cache())
     _check_precision(backend, device, precision)
     if reason := backend_module(backend).why_not(device, precision):
         raise MienError(f"backend {backend} cannot run here: {reason}")
@@ -175,10 +176,14 @@ def _backend_and_device(backend: str, device: str, onnx: Path | None) -> tuple[s
     return backend, device
 
 
-def best_precision(model: str, backend: str, device: str) -> str:
+def best_precision(model: str, backend: str, device: str, cache: Path) -> str:
     """What `auto` takes: the fastest that tells the same of a video, within bench.equality's tolerances."""
-    if backend == "openvino" and model in READS_A_FACE:
-        return "f32" if backend_module(backend).why_not(device, "bf16") else "bf16"
+    if (
+        backend == "openvino"
+        and model in READS_A_FACE
+        and not backend_module(backend).why_not(device, "bf16")
+    ):
+        return "bf16" if openvino_bf16.pays(cache) else "f32"
     return PRECISIONS[backend][device][0]
 
 

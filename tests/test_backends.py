@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from engines import machine
-from engines.backends import openvino
+from engines.backends import openvino, openvino_bf16
 from engines.calibration import calibration_batch
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
@@ -28,7 +28,7 @@ SPEC = ModelSpec(
     "landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (64, 64), ("heatmaps",)
 )
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor builds with g++")
-has_bf16 = bool(machine.cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+has_bf16 = bool(machine.cpu_flags() & machine.BF16_FLAGS)
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +150,58 @@ def test_what_a_backend_cannot_do_is_wrong_use(weights, words, wrong):
         resolve("landmarks", weights=weights, **words)
 
 
-@pytest.mark.parametrize(("flags", "coarse"), [({"avx512_bf16"}, "bf16"), ({"avx2"}, "f32")])
-def test_auto_is_bf16_where_the_cpu_has_it_but_never_for_where_a_face_is(monkeypatch, flags, coarse):
-    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
+def clocked(monkeypatch, **seconds):
+    """Seconds that convolutions take in each precision; returns a list that has an entry for each time they are timed."""
+    timed = []
+
+    def fake():
+        timed.append(seconds)
+        return seconds
+
+    monkeypatch.setattr(openvino_bf16, "_seconds", fake)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    return timed
+
+
+@pytest.mark.parametrize(("seconds", "coarse"), [(0.6, "bf16"), (0.95, "f32"), (2.0, "f32")])
+def test_auto_is_bf16_where_the_cpu_is_faster_in_it_but_never_for_where_a_face_is(
+    monkeypatch, tmp_path, seconds, coarse
+):
+    clocked(monkeypatch, f32=1.0, bf16=seconds)
     expected = {"detector": "f32", "landmarks": "f32", "embedder": coarse, "attributes": coarse}
 
-    assert expected == {model: resolve(model, "openvino").precision for model in MODELS}
+    assert expected == {model: resolve(model, "openvino", cache=tmp_path).precision for model in MODELS}
     assert {"f32"} == {resolve(model, "aot_inductor", device="cpu").precision for model in MODELS}
     assert resolve("embedder", "openvino", precision="f32").precision == "f32"
+
+
+def test_a_cpu_without_bf16_is_not_timed(monkeypatch, tmp_path):
+    timed = clocked(monkeypatch, f32=1.0, bf16=0.1)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx2"}))
+
+    assert "f32" == resolve("embedder", "openvino", cache=tmp_path).precision and not timed
+
+
+def test_a_cpu_is_timed_once_and_anew_where_what_is_kept_does_not_fit(monkeypatch, tmp_path):
+    timed = clocked(monkeypatch, f32=1.0, bf16=0.5)
+
+    assert [2.0, 2.0] == [openvino_bf16.gain(tmp_path), openvino_bf16.gain(tmp_path)] and 1 == len(timed)
+    (tmp_path / openvino_bf16.FILE).write_text("{", encoding="utf-8")
+    assert 2.0 == openvino_bf16.gain(tmp_path) and 2 == len(timed)
+    monkeypatch.setattr(machine, "version", lambda _: "another")
+    assert 2.0 == openvino_bf16.gain(tmp_path) and 3 == len(timed)
+    (tmp_path / "a file").touch()
+    assert 2.0 == openvino_bf16.gain(tmp_path / "a file") and 4 == len(timed)
+
+
+@pytest.mark.skipif(not has_bf16, reason="this CPU computes no bf16")
+def test_the_clock_runs_real_convolutions(tmp_path):
+    pytest.importorskip("openvino")
+
+    assert 0.05 < openvino_bf16.gain(tmp_path) < 20
+    assert (
+        json.loads((tmp_path / openvino_bf16.FILE).read_text(encoding="utf-8"))["cpu"] == machine.cpu_name()
+    )
 
 
 def test_mixed_is_int8_for_what_reads_a_face_and_auto_for_where_it_is():

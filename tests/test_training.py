@@ -15,6 +15,7 @@ import yaml
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from tests.processes import MIEN
+from trainers import precision
 from trainers.budget import seconds_of
 from trainers.composition import CONFIGS, expression_config
 from trainers.expression import ExpressionConfig
@@ -104,6 +105,29 @@ def test_another_seed_gives_other_weights_and_the_card_names_it(expression_sets,
 def test_a_seed_below_nought_is_told():
     with pytest.raises(UsageError, match=r"fit.seed=-1: must be 0 or more"):
         override(FitOptions(), ["seed=-1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16_seconds", "chosen"),
+    [({"avx512_bf16"}, 0.6, "bf16-mixed"), ({"avx512_bf16"}, 2.0, "32-true"), ({"avx2"}, 0.6, "32-true")],
+)
+def test_the_precision_is_what_this_cpu_is_faster_in_and_stays_the_run_s(
+    monkeypatch, tmp_path, flags, bf16_seconds, chosen
+):
+    seconds = {torch.bfloat16: bf16_seconds, torch.float32: 1.0}
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(precision, "step_seconds", seconds.__getitem__)
+
+    assert chosen == precision.precision_of("auto", "cpu", tmp_path)
+    seconds[torch.bfloat16] = 1.6 - bf16_seconds
+    assert chosen == precision.precision_of("auto", "cpu", tmp_path)
+    assert chosen == precision.recorded_precision("auto", tmp_path)
+    assert "16-mixed" == precision.precision_of("16-mixed", "cpu", tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_in_either_precision_takes_time(dtype):
+    assert 0 < precision.step_seconds(dtype) < 60
 
 
 def test_a_finished_run_is_not_trained_again(expression_sets, whole, capsys):

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from engines.errors import MienError, UsageError
 from trainers.clock import Clock
 from trainers.held import held_batches
+from trainers.precision import precision_of
 from trainers.run_loggers import make_logger
 from trainers.zips import SEED
 
@@ -54,7 +55,7 @@ class FitOptions:
     patience: int = 0  # epochs without a lower validation loss, then training ends; 0: never
     accelerator: str = "auto"  # Lightning's: cpu, gpu
     devices: int = 1  # GPUs (or processes on a CPU), by DDP; each takes whole batches of its own
-    precision: str = "bf16-mixed"  # Lightning's: 32-true, 16-mixed
+    precision: str = "auto"  # bf16-mixed where it is faster; Lightning's: 32-true, bf16-mixed, 16-mixed
     logger: str = "csv"  # csv, mlflow or tensorboard
     gpu_data: str = "auto"  # pictures held and changed on the device: true, false; auto: on a GPU with room
     seed: int = SEED  # of the first weights, of every sample and step; who is held out does not hang on it
@@ -260,7 +261,7 @@ def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
         accelerator=options.accelerator,
         devices=options.devices,
         strategy="ddp_find_unused_parameters_true" if options.devices > 1 else "auto",
-        precision=options.precision,
+        precision=precision_of(options.precision, options.accelerator, run),
         deterministic="warn" if torch.cuda.is_available() and options.accelerator != "cpu" else None,
         max_epochs=options.epochs,
         callbacks=callbacks,

@@ -17,6 +17,7 @@ import torch
 from engines.checkpoint import file_sha256
 from trainers.ffhq_layout import open_ffhq
 from trainers.fit import METRICS_FILE
+from trainers.precision import recorded_precision
 
 UNION = ("emotion_masked", "ferplus", "expw", "ckplus")
 UNLABELLED = ("mtfl", "utkface", "expw", "emotion_masked", "scenes")
@@ -54,12 +55,13 @@ LIBRARIES = ("mien", "torch", "lightning", "numpy", "opencv-python-headless")
 def provenance(recipe: str, config: Any) -> str:
     """Lines of Markdown, with the names of folders but not where they are. Zips have the start of their SHA-256."""
     fit = config.fit
+    precision = recorded_precision(fit.precision, Path(config.run))
     lines = [
         f"- code: {git_revision()}",
         f"- libraries: {', '.join(f'{name} {_version(name)}' for name in LIBRARIES if _version(name))}",
         f"- machine: {machine()}; seed {fit.seed}",
         f"- at most {fit.epochs} epochs of {fit.steps_per_epoch} batches of {fit.batch_size}, "
-        f"learning rate {fit.learning_rate}, {fit.precision}",
+        f"learning rate {fit.learning_rate}, {precision}",
         f"- data: {', '.join(map(_fingerprint, sources(recipe, config)))}",
     ]
     metrics = Path(config.run) / METRICS_FILE

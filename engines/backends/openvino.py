@@ -32,8 +32,7 @@ NAME = "openvino"
 def why_not(device: str, precision: str) -> str | None:
     if machine.version("openvino") is None:
         return "OpenVINO is not installed: pip install openvino"
-    flags = machine.cpu_flags()
-    if precision == "bf16" and not flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+    if precision == "bf16" and not machine.cpu_flags() & machine.BF16_FLAGS:
         return "this CPU computes no bf16; use precision: f32 or int8"
     return None
 
@@ -202,11 +201,11 @@ def _keep_last_convolutions_exact(model: "Model") -> None:
 
 def _write(model: "Model", precision: str, folder: Path) -> None:
     blob = io.BytesIO()
-    core().compile_model(model, "CPU", _options(precision, 0)).export_model(blob)
+    core().compile_model(model, "CPU", options(precision, 0)).export_model(blob)
     (folder / MODEL_FILE).write_bytes(blob.getbuffer())
 
 
-def _options(precision: str, threads: int) -> dict[str, Any]:
+def options(precision: str, threads: int) -> dict[str, Any]:
     """float32 unless asked otherwise: OpenVINO itself takes bf16 where a CPU has it, and results would differ.
 
     Not pinned: every process would pin its threads to the same first cores, and daemons beside each other wait there.
@@ -223,7 +222,7 @@ def _runner(
     path: Path, precision: str, threads: int
 ) -> Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]:
     try:
-        compiled: CompiledModel = core().import_model(path.read_bytes(), "CPU", _options(precision, threads))
+        compiled: CompiledModel = core().import_model(path.read_bytes(), "CPU", options(precision, threads))
     except RuntimeError as error:
         raise MienError(f"{path}: OpenVINO does not take it ({_first(error)})") from None
     request = compiled.create_infer_request()
