@@ -105,7 +105,8 @@ def track_events(look: Look, identity: Identity | None, camera: CameraConfig) ->
     """What one more look changes: a track enters, a name is found, or the decision is another one."""
     person = look.person
     before, person.told = person.told, identity
-    events = [_track_event(person, camera, "entered", identity)] if person.frames == 1 else []
+    events = [] if person.announced else [_track_event(person, camera, "entered", identity)]
+    person.announced = True
     if phase := _turn(before, identity):
         events.append(_track_event(person, camera, phase, identity))
     return events

@@ -76,12 +76,13 @@ class LastLook:
 
 @dataclass(slots=True)
 class Followed:
-    """A track as the events tell it. `told` is the identity that was last announced."""
+    """A track as the events tell it: whether it is told of yet, and `told`, the identity that was last announced."""
 
     track: int
     started_at: datetime
     vote: IdentityVote | None
     attributes: AttributeMeans | None
+    announced: bool = False
     told: Identity | None = None
     last_seen_at: datetime | None = None
     frames: int = 0

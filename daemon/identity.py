@@ -98,6 +98,12 @@ class IdentityVote:
         """Whether there were looks enough to say something."""
         return len(self._looks) >= self._settings.min_votes
 
+    def judge_by(self, threshold: float) -> None:
+        """Another threshold: the looks so far are judged anew, a name that was given before is no easier to keep."""
+        if threshold != self._threshold:
+            self._threshold = threshold
+            self._judged_for, self.result = None, undecided(threshold)
+
     def add(self, embedding: Floats, weight: float) -> bool:
         """Takes a usable look in: a (D,) unit vector and how much it counts.
 

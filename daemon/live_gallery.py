@@ -58,7 +58,8 @@ class LiveGallery:
         return self._snapshot
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; opened again it is read again: its version counts anew for each connection."""
+        self._state = None
         if self._gallery is not None:
             self._gallery.close()
             self._gallery = None
@@ -67,7 +68,7 @@ class LiveGallery:
         inode = self._inode()
         if inode is None:
             self.close()
-            self._state, self._snapshot = None, EMPTY_SNAPSHOT
+            self._snapshot = EMPTY_SNAPSHOT
             return
         if self._gallery is None or (self._state and self._state[0] != inode):
             self.close()

@@ -93,6 +93,7 @@ class FacePipeline:
             gallery = gallery or LiveGallery(config.gallery.path, model_id(spec))
         self._gallery = gallery
         self._cameras: dict[str, CameraState] = {}
+        self._owed: list[Event] = []  # of tracks that ended; told even if the batch fails later
         for camera in config.cameras:
             self.add_camera(camera)
 
@@ -107,6 +108,8 @@ class FacePipeline:
         for person in state.people.values():
             wanted = self._names(state)
             person.vote = (person.vote or self._new_vote(camera)) if wanted else None
+            if person.vote is not None:
+                person.vote.judge_by(self._threshold_of(camera))
             person.attributes = (person.attributes or self._new_means()) if self._judges(state) else None
         return []
 
@@ -119,14 +122,17 @@ class FacePipeline:
         self._cameras[state.config.name] = state
 
     def process(self, frames: Sequence[Frame]) -> list[Event]:
-        """The events of one batch: at most one frame a camera, each later than the camera's last."""
+        """The events of one batch: at most one frame a camera, each later than the camera's last.
+
+        Where it raises, the ends of tracks are told with the next batch.
+        """
         watch = StageWatch()
         self._enrolled = self._gallery.snapshot() if self._gallery else EMPTY_SNAPSHOT
         taken = self._ops.take([frame.image for frame in frames])
         pictures = {frame.camera: picture for frame, picture in zip(frames, taken, strict=True)}
         detections = self._detect(frames, pictures)
         watch.lap("detect")
-        sightings, events = self._track(frames, detections)
+        sightings = self._track(frames, detections)
         watch.lap("track")
         looks = self._look(sightings, pictures)
         watch.lap("landmarks")
@@ -135,13 +141,15 @@ class FacePipeline:
         self._classify(looks, pictures)
         watch.lap("attributes")
         identities = self._identify(frames, looks)
-        return events + self._tell(frames, looks, identities, watch)
+        told = self._tell(frames, looks, identities, watch)
+        return self._settled() + told
 
     def close_camera(self, camera: str) -> list[Event]:
         """Ends a camera's tracks; their numbers are not given again."""
         state = self._cameras[camera]
         state.dropped = 0
-        return self._end(state, state.tracker.close())
+        self._end(state, state.tracker.close())
+        return self._settled()
 
     def _detect(self, frames: Sequence[Frame], pictures: Pictures) -> list[Detections]:
         cameras = [self._cameras[frame.camera].config for frame in frames]
@@ -172,25 +180,22 @@ class FacePipeline:
         """The detector's score from which a face of this camera may begin a track."""
         return self._detect_threshold if camera.detect_threshold is None else camera.detect_threshold
 
-    def _track(
-        self, frames: Sequence[Frame], detections: Sequence[Detections]
-    ) -> tuple[list[Sighting], list[Event]]:
-        """Who is seen where, and the events of the tracks that ended."""
+    def _track(self, frames: Sequence[Frame], detections: Sequence[Detections]) -> list[Sighting]:
+        """Who is seen where; what is to be told of the tracks that ended is owed."""
         sightings: list[Sighting] = []
-        events: list[Event] = []
         for frame, found in zip(frames, detections, strict=True):
             state = self._cameras[frame.camera]
             resized = state.shape not in (None, frame.image.shape)
             state.shape = frame.image.shape
             if state.scene.is_cut(frame.image) or resized:
-                events += self._end(state, state.tracker.close())
+                self._end(state, state.tracker.close())
             colours = appearances(frame.image, found.boxes_xyxy)
             tracked = state.tracker.update(found, colours, frame.time_ns)
-            events += self._end(state, tracked.ended)
+            self._end(state, tracked.ended)
             for track, box, score in zip(tracked.tracks, found.boxes_xyxy, found.scores, strict=True):
                 if track is not None:
                     sightings.append(Sighting(frame, self._person(state, track, frame), box, float(score)))
-        return sightings, events
+        return sightings
 
     def _person(self, state: CameraState, track: Track, frame: Frame) -> Followed:
         if track.number not in state.people:
@@ -211,8 +216,11 @@ class FacePipeline:
         return wanted and self._engines.attributes is not None
 
     def _new_vote(self, camera: CameraConfig) -> IdentityVote:
+        return IdentityVote(self._config.identity, self._threshold_of(camera))
+
+    def _threshold_of(self, camera: CameraConfig) -> float:
         own = camera.identity_threshold
-        return IdentityVote(self._config.identity, self._threshold if own is None else own)
+        return self._threshold if own is None else own
 
     def _new_means(self) -> AttributeMeans:
         return AttributeMeans(self._config.attributes.smoothing_s)
@@ -338,9 +346,13 @@ class FacePipeline:
                 state.dropped = 0
         return events
 
-    def _end(self, state: CameraState, tracks: Sequence[Track]) -> list[Event]:
+    def _end(self, state: CameraState, tracks: Sequence[Track]) -> None:
         people = [state.people.pop(track.number, None) for track in tracks]
-        return [ended_event(person, state.config) for person in people if person is not None]
+        self._owed += [ended_event(each, state.config) for each in people if each and each.announced]
+
+    def _settled(self) -> list[Event]:
+        owed, self._owed = self._owed, []
+        return owed
 
 
 def _worth_it(found: Detections, min_score: float, min_face_px: float) -> Detections:

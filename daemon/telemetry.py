@@ -34,7 +34,11 @@ def configure_logging(config: LogConfig) -> None:
     ]
     if console:
         processors.append(spelt_out)
-        processors.append(without_secrets(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())))
+        # Plainly: rich's tracebacks show variables, cut short, and the half of a password is not seen to be one.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        processors.append(without_secrets(renderer))
     else:
         processors.append(structlog.processors.format_exc_info)
         processors.append(without_secrets(structlog.processors.JSONRenderer()))

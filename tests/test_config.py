@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from daemon.config import CameraConfig, Config, load_config, shown
-from daemon.secrecy import redact_url
+from daemon.secrecy import redact_source, redact_url
 from engines.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,28 @@ def test_passwords_are_neither_shown_nor_in_a_repr(written):
         ("http://h/v?access_token=abc", "http://h/v?access_token=***"),
         ("failed: rtsp://a:b@h/1 (timed out)", "failed: rtsp://***@h/1 (timed out)"),
         ("/videos/clip.mp4", "/videos/clip.mp4"),
+        ("rtsp://admin:it's@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://admin:<it>@cam/1", "rtsp://***@cam/1"),
+        (
+            "rtsp://ip:554/user=admin_password=tlJ_wp_channel=1_stream=0.sdp",
+            "rtsp://ip:554/user=***_channel=1_stream=0.sdp",
+        ),
+        ("rtsp://ip/user=admin&password=&channel=1", "rtsp://ip/user=***"),
+        ('{"a": "rtsp://a:b@h/1", "b": "c@d"}', '{"a": "rtsp://***@h/1", "b": "c@d"}'),
     ],
 )
 def test_credentials_are_hidden_in_any_text(url, hidden):
     assert hidden == redact_url(url)
+
+
+@pytest.mark.parametrize(
+    ("source", "hidden"),
+    [
+        ('rtsp://me:a "quoted" word@host/1', "rtsp://***@host/1"),
+        ("rtsp://host/1", "rtsp://host/1"),
+        ("/videos/at@home.mp4", "/videos/at@home.mp4"),
+        ("http://h/v?pwd=x", "http://h/v?pwd=***"),
+    ],
+)
+def test_credentials_of_a_source_are_hidden_whatever_they_hold(source, hidden):
+    assert hidden == redact_source(source)

@@ -183,6 +183,22 @@ def test_a_change_that_cannot_be_used_keeps_the_people_of_before(path):
     assert [each["event"] for each in logs] == ["gallery_not_read"]
 
 
+def test_a_change_during_a_failed_reading_is_seen_afterwards(path, monkeypatch):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+        live = LiveGallery(path, MODEL)
+        version = Gallery.version
+        monkeypatch.setattr(Gallery, "version", lambda _: (_ for _ in ()).throw(MienError("locked")))
+        gallery.enrol("Bob", [look(0, 1)])
+        assert ("Ann",) == live.snapshot().names
+        monkeypatch.setattr(Gallery, "version", version)
+        monkeypatch.setattr("daemon.live_gallery.RETRY_S", 0)
+        live._again_s = 0
+
+        assert ("Ann", "Bob") == live.snapshot().names
+        live.close()
+
+
 def test_two_may_enrol_at_the_same_time(path):
     Gallery(path).close()
 
