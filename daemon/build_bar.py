@@ -18,9 +18,14 @@ def building(console: Console) -> Iterator[Told]:
     Off a terminal each is a plain line.
     """
     if not console.is_terminal:
-        yield lambda words: console.print(words, highlight=False, soft_wrap=True)
+        yield lambda words: console.print(words, markup=False, highlight=False, soft_wrap=True)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
         running: list[TaskID] = []
 

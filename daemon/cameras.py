@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Self
 
@@ -27,7 +27,7 @@ class Watched:
     """One camera: its capture, its last state, and what its captures of before counted.
 
     `abandoned` is a capture that hung in a call and was replaced: at most one a camera, so that hanging
-    devices do not pile up threads.
+    devices do not pile up threads. told: whether its state was handed out as a change.
     """
 
     capture: Capture
@@ -36,6 +36,7 @@ class Watched:
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     before: Counter[str] = field(default_factory=Counter)
     abandoned: Capture | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,9 @@ class Cameras:
         return [*(watched.capture for watched in self._watched.values()), *self._leaving]
 
     def add(self, camera: CameraConfig) -> None:
-        """Reads one more camera from now on; one of the same name goes on counting from where it was."""
+        """Reads one more camera from now on, if it is enabled; one of the same name goes on counting."""
+        if not camera.enabled:
+            return
         before = self._watched.get(camera.name)
         if before is None:
             watched = Watched(self._new_capture(camera, 0))
@@ -158,7 +161,8 @@ class Cameras:
     def take_changes(self) -> list[StatusChange]:
         """The states that changed since the last call; `ended` only once the last frame was taken.
 
-        Raises what a capture thread died of, if that was an error of the program.
+        An attempt that fails as the one before did changes nothing; `since` is when the state began, though the
+        reason may be new. Raises what a capture thread died of, if that was an error of the program.
         """
         waiting, self._held_back = self._held_back, []
         while not self._reported.empty():
@@ -167,8 +171,7 @@ class Cameras:
         for change in changes:
             if change.failure is not None:
                 raise change.failure
-            self._note(change)
-        return changes + self._silences()
+        return self._noted(changes) + self._noted(self._silences())
 
     def _is_due(self, capture: Capture, change: StatusChange) -> bool:
         watched = self._watched.get(change.camera)
@@ -179,9 +182,19 @@ class Cameras:
             self._held_back.append((capture, change))
         return due
 
-    def _note(self, change: StatusChange) -> None:
-        watched = self._watched[change.camera]
-        watched.state, watched.reason, watched.since = change.state, change.reason, change.since
+    def _noted(self, changes: Sequence[StatusChange]) -> list[StatusChange]:
+        """Those of the changes that are ones; the state they tell of may have begun earlier."""
+        news = []
+        for change in changes:
+            watched = self._watched[change.camera]
+            if watched.told and change.state == watched.state:
+                if change.reason == watched.reason:
+                    continue
+                change = replace(change, since=watched.since)
+            watched.state, watched.reason, watched.since = change.state, change.reason, change.since
+            watched.told = True
+            news.append(change)
+        return news
 
     def _silences(self) -> list[StatusChange]:
         changes = []
@@ -196,8 +209,6 @@ class Cameras:
                 changes.append(StatusChange(name, "online", None, datetime.now(UTC)))
             elif state == "stalled" and self._hangs(watched, silent_s):
                 changes.append(self._replace(name, watched))
-        for change in changes:
-            self._note(change)
         return changes
 
     def _hangs(self, watched: Watched, silent_s: float) -> bool:
@@ -210,7 +221,6 @@ class Cameras:
         """A capture that its own time-outs did not free is left behind, and another one tries."""
         watched.abandoned = watched.capture
         self.add(watched.capture.camera)
-        self._watched[name].state = "reconnecting"
         return StatusChange(name, "reconnecting", "the source hangs; connecting anew", datetime.now(UTC))
 
     @property

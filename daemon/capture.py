@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import structlog
 
 from daemon.config import CameraConfig
-from daemon.decoding import HardwareRefusedError
+from daemon.decoding import HardwareRefusedError, sign_of_life
 from daemon.records import Frame, State
 from daemon.slots import FrameQueue, NewestFrame, Slot
 from daemon.sources import is_live, paced, read_source
@@ -39,7 +39,8 @@ class StatusChange:
 class Capture:
     """Reads a camera until `stop`; tells its state through `report`, which is called from its thread.
 
-    first_index: the number of its first frame, for a camera that is read anew.
+    first_index: the number of its first frame, for a camera that is read anew. `last_frame_ns`: when the last
+    picture was decoded, be it one that `max_fps` leaves out.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Capture:
         self._ready.set()
 
     def _run(self) -> None:
+        sign_of_life.set(self._note_life)
         try:
             self._report("connecting")
             self._keep_connected() if self.live else self._replay()
@@ -84,6 +86,9 @@ class Capture:
             self._report("ended", str(error))
         except Exception as error:
             self._report("ended", "internal error", error)
+
+    def _note_life(self) -> None:
+        self.last_frame_ns = time.monotonic_ns()
 
     def _replay(self) -> None:
         frames = read_source(self.camera, start=datetime.now(UTC))
@@ -115,11 +120,11 @@ class Capture:
         camera = self.camera.model_copy(update=self._software)
         try:
             self._deliver(self._numbered_on(read_source(camera), first_index))
-        except HardwareRefusedError as error:
-            log.warning("hardware_decode_refused", camera=self.camera.name, detail=str(error))
-            self._software = {"hardware_decode": None}
-            return SOFTWARE_INSTEAD, False
         except MienError as error:
+            if isinstance(error, HardwareRefusedError) and not self._software:
+                log.warning("hardware_decode_refused", camera=self.camera.name, detail=str(error))
+                self._software = {"hardware_decode": None}
+                return SOFTWARE_INSTEAD, False
             return str(error), self.next_index > first_index
         return "the stream ended", self.next_index > first_index
 
@@ -132,7 +137,6 @@ class Capture:
         for frame in frames:
             if self.stop.is_set():
                 return
-            self.last_frame_ns = time.monotonic_ns()
             if not online:
                 self._report("online")
                 online = True

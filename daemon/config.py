@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +24,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from daemon.config_errors import describe_errors
-from daemon.secrecy import redact_url
+from daemon.paths import stat_of
+from daemon.secrecy import redact_source
 from daemon.yaml_source import read_yaml
 from engines.errors import UsageError
 
@@ -134,6 +136,15 @@ class IdentityConfig(Section):
     min_votes: int = Field(default=3, ge=1)
     max_votes: int = Field(default=30, ge=1)
     interval_s: Seconds = 0.5
+
+    @field_validator("max_votes")
+    @classmethod
+    def _can_decide(cls, max_votes: int, others: ValidationInfo) -> int:
+        if max_votes < others.data.get("min_votes", 1):
+            raise ValueError(
+                "is less than identity.min_votes, so nobody would be named; raise it or lower that"
+            )
+        return max_votes
 
 
 class QualityConfig(Section):
@@ -278,11 +289,19 @@ def default_state_dir() -> Path:
 
 
 def find_config() -> Path | None:
-    """The file in use where none is named: $MIEN_CONFIG, ./config.yaml or /etc/mien/config.yaml; or None."""
+    """The file in use where none is named: $MIEN_CONFIG, ./config.yaml or /etc/mien/config.yaml; or None.
+
+    Raises MienError where one of the places may not be looked at.
+    """
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     places = (Path("config.yaml"), Path("/etc/mien/config.yaml"))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if _is_file(place)), None)
+
+
+def _is_file(path: Path) -> bool:
+    found = stat_of(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def load_config(path: Path | None = None) -> Config:
@@ -307,7 +326,7 @@ def _anchored(config: Config, folder: Path) -> Config:
         for camera in config.cameras
     )
     gallery = config.gallery.model_copy(update={"path": folder / config.gallery.path.expanduser()})
-    paths = {key: getattr(config.engines, key) for key in ("cache_dir", "detector", "embedder")}
+    paths = config.engines.own() | {"cache_dir": config.engines.cache_dir}
     engines = config.engines.model_copy(
         update={key: path and folder / path.expanduser() for key, path in paths.items()}
     )
@@ -342,5 +361,5 @@ def shown(config: Config) -> dict[str, Any]:
     """The effective configuration as plain values, with credentials hidden."""
     content: dict[str, Any] = config.model_dump(mode="json")
     for camera in content["cameras"]:
-        camera["source"] = redact_url(camera["source"])
+        camera["source"] = redact_source(camera["source"])
     return content

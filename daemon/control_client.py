@@ -15,6 +15,7 @@ from daemon.control import MAX_LINE, default_paths
 from daemon.control_requests import AnyRequest
 from daemon.gallery_file import read_backup, write_backup
 from daemon.looks import EnrolledLook, PersonSummary
+from daemon.paths import stat_of
 from engines.errors import MienError, UsageError
 
 PATIENCE_S = 60.0
@@ -91,9 +92,16 @@ def connected(config: Config) -> Control:
         try:
             return Control(path)
         except NoDaemonError as error:
-            failures.append((path.exists(), error))
+            failures.append((_is_there(path), error))
     # What is there and may not be used says more than what is not there.
     raise max(failures, key=lambda failure: failure[0])[1]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return stat_of(path) is not None
+    except MienError:  # one may not look, so it may well be
+        return True
 
 
 def owner_of(config: Config) -> Control | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from daemon.secrecy import redact_url
+from daemon.secrecy import redact_source, redact_url
 from engines.errors import MienError
 
 DEFAULT_FPS = 25.0
@@ -24,6 +25,9 @@ DEFAULT_FPS = 25.0
 
 JUMP_S = 10.0
 """Times that leap by more, or fall back by more than a second, begin anew: a counter wrapped or was reset."""
+
+sign_of_life: ContextVar[Callable[[], None]] = ContextVar("sign_of_life", default=lambda: None)
+"""Called for every picture, wanted or not, that is decoded in the thread that set it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +88,7 @@ class VideoReader:
     ) -> None:
         self._hardware = hardware
         self._low_delay = low_delay
-        self._shown = redact_url(location)
+        self._shown = redact_source(location)
         self._remote = "://" in location
         self._rotate = rotate
         self._read_timeout_s = read_timeout_s
@@ -103,8 +107,14 @@ class VideoReader:
     ) -> InputContainer:
         started_s = time.monotonic()
         try:
+            # Cameras name themselves in whatever encoding they like.
             container = av.open(
-                location, format=format, options=options, timeout=timeout, hwaccel=self._acceleration()
+                location,
+                format=format,
+                options=options,
+                timeout=timeout,
+                hwaccel=self._acceleration(),
+                metadata_errors="replace",
             )
         except HardwareRefusedError:
             raise
@@ -113,10 +123,13 @@ class VideoReader:
                 raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error.strerror}") from None
             raise self._lost(error, started_s, timeout[0]) from None
         except (NotImplementedError, RuntimeError, ValueError) as error:
-            raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error}") from None
-        if not container.streams.video:
+            if self._hardware:
+                raise HardwareRefusedError(f"{self._shown}: {self._hardware}: {error}") from None
+            detail = redact_url(str(error))
+            raise SourceLostError(f"{self._shown}: cannot be read ({detail}); check the source") from None
+        if fault := _fault_of(container):
             container.close()
-            raise SourceLostError(f"{self._shown}: holds no pictures; name a video file or stream")
+            raise SourceLostError(f"{self._shown}: {fault}")
         return container
 
     def _acceleration(self) -> HWAccel | None:
@@ -220,6 +233,7 @@ class VideoReader:
                 continue
             for frame in frames:
                 self.num_decoded += 1
+                sign_of_life.get()()
                 yield frame
 
     def _lost(self, error: Exception, started_s: float, timeout_s: float) -> SourceLostError:
@@ -239,6 +253,15 @@ class VideoReader:
             return None
         quarter_turns = (round(frame.rotation / 90) - self._rotate // 90) % 4
         return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _fault_of(container: InputContainer) -> str | None:
+    """Why what was opened gives no pictures, in words; None where it may."""
+    if not container.streams.video:
+        return "holds no pictures; name a video file or stream"
+    if not container.streams.video[0].codec_context:
+        return "its codec cannot be decoded; convert the video, or set the camera to H.264 or H.265"
+    return None
 
 
 def _is_of_device(error: Exception) -> bool:

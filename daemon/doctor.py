@@ -20,6 +20,7 @@ import zmq
 from daemon.config import Config, EnginesConfig, find_config, load_config
 from daemon.endpoints import check_endpoint
 from daemon.keys import load_server
+from daemon.paths import stat_of
 from daemon.sources import check_source, is_live
 from engines import machine
 from engines.backends import tensorrt
@@ -40,6 +41,9 @@ PACKAGES = (
     "pydantic",
 )
 DECODERS = ("h264", "hevc", "mjpeg", "vp9", "av1")
+DRIVER_S = 20.0
+"""How long the GPU driver's tool may take; a driver in trouble lets it hang."""
+
 ISA_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8", "asimd")
 
 
@@ -104,7 +108,11 @@ def gpu() -> Iterator[Finding]:
         yield Finding("gpu", "ok", "none; engines run on the CPU")
         return
     query = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=DRIVER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        yield Finding("gpu", "note", "nvidia-smi does not answer", "check the driver: run nvidia-smi")
+        return
     if answer.returncode:
         yield Finding("gpu", "note", "nvidia-smi fails", "check the driver: run nvidia-smi")
         return
@@ -214,9 +222,13 @@ def metrics(config: Config) -> Finding:
 def gallery(config: Config) -> Finding:
     """Where people are enrolled, and that nobody else can read it."""
     path = config.gallery.path
-    if not path.exists():
+    try:
+        file = stat_of(path)
+    except MienError as error:
+        return Finding("gallery", "wrong", str(error))
+    if file is None:
         return Finding("gallery", "note", f"{path}: nobody is enrolled yet", "mien gallery enroll NAME IMAGE")
-    mode = path.stat().st_mode & 0o777
+    mode = file.st_mode & 0o777
     if mode & 0o077:
         return Finding("gallery", "note", f"{path}: others may read it ({mode:o})", f"chmod 600 {path}")
     return Finding("gallery", "ok", str(path))

@@ -21,6 +21,7 @@ from daemon.gallery_file import (
     write_backup,
 )
 from daemon.looks import EnrolledLook, Floats, GallerySnapshot, PersonSummary, snapshot_of
+from daemon.paths import stat_of
 from engines.errors import MienError, UsageError
 
 MAX_NAME_LENGTH = 100
@@ -40,7 +41,7 @@ class Gallery:
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
-        if not create and not path.exists():
+        if not create and stat_of(path) is None:
             raise NoGalleryError(f"{path}: nobody is enrolled yet; mien gallery enroll NAME IMAGE...")
         self._connection = open_file(path)
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.paths import is_folder
 from engines.errors import MienError
 
 IMAGE_SUFFIXES = frozenset(
@@ -41,12 +42,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def _content(path: Path) -> NDArray[np.uint8]:
-    if path.is_dir():
-        raise MienError(f"{path}: is a folder; name an image file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise MienError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise MienError(f"{path}: is a folder; name an image file") from None
     except OSError as error:
         raise MienError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not content:
@@ -87,11 +88,12 @@ def list_images(folder: Path) -> list[Path]:
 
     Raises MienError where the folder is missing or may not be read.
     """
-    if not folder.is_dir():
-        raise MienError(f"{folder}: no such folder; check the path")
     try:
+        next(folder.iterdir(), None)  # rglob finds nothing where it may not look, and does not say so
         return sorted(path for path in folder.rglob("*") if _is_image_name(path.relative_to(folder)))
-    except PermissionError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise MienError(f"{folder}: no such folder; check the path") from None
+    except OSError as error:
         raise MienError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
 
 
@@ -106,7 +108,7 @@ def expand_images(paths: list[Path]) -> Iterator[Path]:
     Raises MienError for a folder without images.
     """
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             yield path
             continue
         images = list_images(path)

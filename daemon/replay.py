@@ -5,24 +5,29 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from daemon.annotate import annotate
 from daemon.config import CameraConfig
+from daemon.decoding import DEFAULT_FPS
 from daemon.images import list_images
 from daemon.pipelines import Pipeline
 from daemon.prefetch import prefetched
 from daemon.publisher import EventSink
 from daemon.records import Event, Face, FacesEvent, Frame, State, StatusEvent, TrackEvent
-from daemon.secrecy import redact_url
+from daemon.secrecy import redact_source
 from daemon.sources import EPOCH, paced, probe_video, read_source, source_kind
 from daemon.video_file import VideoFile
 from engines.errors import MienError
 
 MAX_CAMERA_NAME = 64
+
+
+class SourceFailedError(MienError):
+    """A source could not be read to its end; another may well be."""
 
 
 @dataclass(slots=True)
@@ -52,28 +57,34 @@ class Replay:
     def run(self, camera: CameraConfig, annotated: Path | None = None) -> ReplayResult:
         """Replays one source from its beginning to its end.
 
-        Raises MienError where it cannot be read; the annotated video is then not written.
+        Raises SourceFailedError where it cannot be read; the annotated video is then not written, and the
+        events end with the reason. Raises MienError where what is to be written cannot be.
         """
         result, started_s = ReplayResult(camera.name), time.monotonic()
         with ExitStack() as stack:
             frames = stack.enter_context(prefetched(self._frames(camera)))
             video = stack.enter_context(VideoFile(annotated, fps=_fps(camera))) if annotated else None
             last: Frame | None = None
-            for frame in frames:
-                if last is None:
-                    self._tell(self._status(camera, "online", frame))
-                last = frame
-                self._take(frame, result, video)
-            self._end(camera, last, result)
+            try:
+                for frame in frames:
+                    if last is None:
+                        self._tell(self._status(camera, "online", frame))
+                    last = frame
+                    self._take(frame, result, video)
+            except SourceFailedError as error:
+                self._end(camera, last, result, str(error))
+                raise
+            self._end(camera, last, result, "the end of the video")
         result.seconds = time.monotonic() - started_s
         return result
 
     def _frames(self, camera: CameraConfig) -> Iterator[Frame]:
-        frames: Iterable[Frame] = read_source(camera, start=self.start)
-        if camera.speed == "realtime":
-            frames = paced(frames)
-        for frame in frames:
-            yield replace(frame, monotonic_ns=time.monotonic_ns()) if self.live else frame
+        with _reading():
+            frames: Iterable[Frame] = read_source(camera, start=self.start)
+            if camera.speed == "realtime":
+                frames = paced(frames)
+            for frame in frames:
+                yield replace(frame, monotonic_ns=time.monotonic_ns()) if self.live else frame
 
     def _take(self, frame: Frame, result: ReplayResult, video: VideoFile | None) -> None:
         events = self.pipeline.process([frame])
@@ -87,22 +98,32 @@ class Replay:
             video.write(annotate(frame.image, faces), frame.time_ns / 1e9)
         self.told()
 
-    def _end(self, camera: CameraConfig, last: Frame | None, result: ReplayResult) -> None:
+    def _end(self, camera: CameraConfig, last: Frame | None, result: ReplayResult, reason: str) -> None:
         events = self.pipeline.close_camera(camera.name)
         result.tracks += _ended(events)
         result.tracks.sort(key=lambda event: event.track)
         for event in events:
             self._tell(event)
         if last is not None:
-            self._tell(self._status(camera, "ended", last))
+            self._tell(self._status(camera, "ended", last, reason))
 
-    def _status(self, camera: CameraConfig, state: State, frame: Frame) -> StatusEvent:
-        reason = "the end of the video" if state == "ended" else None
+    def _status(
+        self, camera: CameraConfig, state: State, frame: Frame, reason: str | None = None
+    ) -> StatusEvent:
         return StatusEvent(camera=camera.name, state=state, reason=reason, since=frame.captured_at)
 
     def _tell(self, event: Event) -> None:
         for sink in self.sinks:
             sink.publish(event)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Within, a failure is told as one of the source."""
+    try:
+        yield
+    except MienError as error:
+        raise SourceFailedError(str(error)) from None
 
 
 def replay_cameras(sources: Sequence[str | Path], template: CameraConfig) -> list[CameraConfig]:
@@ -120,7 +141,7 @@ def num_frames(camera: CameraConfig) -> int:
     if source_kind(camera.source) == "folder":
         return len(list_images(Path(camera.source)))
     if source_kind(camera.source) != "video":
-        shown = redact_url(camera.source)
+        shown = redact_source(camera.source)
         raise MienError(
             f"{shown}: is live; replay takes video files and folders of images, `mien run` the rest"
         )
@@ -141,9 +162,10 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _fps(camera: CameraConfig) -> float:
-    if source_kind(camera.source) != "video":
-        return 25.0
-    fps = probe_video(Path(camera.source)).fps
+    fps = DEFAULT_FPS
+    if source_kind(camera.source) == "video":
+        with _reading():
+            fps = probe_video(Path(camera.source)).fps
     return min(fps, camera.max_fps or fps)
 
 

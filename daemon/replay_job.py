@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from daemon.config import CameraConfig, Config
 from daemon.jsonl import JsonLines
 from daemon.pipelines import LoadedPipeline
 from daemon.publisher import EventSink, open_publisher
-from daemon.replay import Replay, ReplayResult, num_frames
+from daemon.replay import Replay, ReplayResult, SourceFailedError, num_frames
 from daemon.sources import EPOCH
 from engines.errors import MienError, UsageError
 
@@ -44,14 +44,19 @@ class ReplayJob:
         with ExitStack() as stack:
             sinks = self._sinks(stack)
             progress = stack.enter_context(_progress(console))
-            results = []
+            results: list[ReplayResult] = []
+            failures: list[MienError] = []
             for camera in self.config.cameras:
                 if camera.name not in totals:
                     continue
                 task = progress.add_task(camera.name, total=totals[camera.name] or None)
                 advance = _advancing(progress, task)
                 replay = Replay(pipeline, sinks, start=self.start, live=self.publish, told=advance)
-                results.append(replay.run(camera, self._annotated(camera)))
+                try:
+                    results.append(replay.run(camera, self._annotated(camera)))
+                except SourceFailedError as error:
+                    failures.append(error)
+            _tell(failures, console, all_failed=not results)
             return results
 
     def _num_frames(self, console: Console) -> dict[str, int]:
@@ -63,10 +68,7 @@ class ReplayJob:
                 totals[camera.name] = num_frames(camera)
             except MienError as error:
                 failures.append(error)
-        if not totals:
-            raise MienError("\n".join(str(failure) for failure in failures))
-        for failure in failures:
-            console.print(f"error: {failure}", markup=False, highlight=False)
+        _tell(failures, console, all_failed=not totals)
         return totals
 
     def _sinks(self, stack: ExitStack) -> list[EventSink]:
@@ -81,6 +83,14 @@ class ReplayJob:
         if self.annotated is None or len(self.config.cameras) == 1:
             return self.annotated
         return self.annotated / f"{camera.name}.mp4"
+
+
+def _tell(failures: Sequence[MienError], console: Console, *, all_failed: bool) -> None:
+    """A line for each; raised together as one MienError where nothing else came."""
+    if all_failed:
+        raise MienError("\n".join(str(failure) for failure in failures))
+    for failure in failures:
+        console.print(f"error: {failure}", markup=False, highlight=False)
 
 
 def _progress(console: Console) -> Progress:

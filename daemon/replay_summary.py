@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import UnsetType
 from rich.table import Table
+from rich.text import Text
 
 from daemon.records import TrackEvent
 from daemon.replay import ReplayResult
@@ -20,7 +21,7 @@ def summary_table(result: ReplayResult, start: datetime) -> Table:
         numeric = heading in ("track", "cosine", "from", "to", "frames", "age")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
     for track in result.tracks:
-        table.add_row(*_row(track, start))
+        table.add_row(*map(Text, _row(track, start)))
     return table
 
 

@@ -6,6 +6,7 @@ the clock of arrival; reconnecting is the business of `daemon.capture`.
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import structlog
 
 from daemon.config import CameraConfig
-from daemon.decoding import DEFAULT_FPS, Picture, VideoProperties, VideoReader
+from daemon.decoding import DEFAULT_FPS, Picture, VideoProperties, VideoReader, always
 from daemon.images import list_images, read_image
+from daemon.paths import is_folder, stat_of
 from daemon.records import Frame
 from daemon.sender_clock import SenderClock
 from engines.errors import MienError
@@ -25,6 +28,7 @@ from engines.errors import MienError
 log = structlog.get_logger(__name__)
 
 SourceKind = Literal["video", "folder", "device", "url"]
+Wanted = Callable[[float], bool]
 LONGEST_WAIT_S = 10.0
 """A file whose times leap by more is not waited for any longer."""
 
@@ -37,7 +41,7 @@ def source_kind(source: str) -> SourceKind:
         return "url"
     if source.isdecimal() or source.startswith("/dev/"):
         return "device"
-    return "folder" if Path(source).is_dir() else "video"
+    return "folder" if is_folder(Path(source)) else "video"
 
 
 def is_live(source: str) -> bool:
@@ -66,9 +70,8 @@ def read_source(camera: CameraConfig, *, start: datetime = EPOCH) -> Iterator[Fr
     if kind in ("device", "url"):
         return read_live(camera)
     thinning = Thinning(camera.max_fps)
-    if kind == "folder":
-        return read_folder(Path(camera.source), camera=camera.name, start=start, loop=camera.loop)
-    return read_video(
+    read = read_folder if kind == "folder" else read_video
+    return read(
         Path(camera.source),
         camera=camera.name,
         start=start,
@@ -107,35 +110,43 @@ def read_video(
     start: datetime = EPOCH,
     rotate: int = 0,
     loop: bool = False,
-    wanted: Callable[[float], bool] | None = None,
+    wanted: Wanted = always,
 ) -> Iterator[Frame]:
     """Every frame of a video file; the first is at `start`, the others by their presentation times.
 
+    rotate: degrees, clockwise. wanted: is asked with a frame's time in seconds, which goes on in a loop.
     What can be read of a truncated file is read, then a warning names the number of frames. Raises MienError
     where the file is missing, empty, not a video, or holds not one readable frame.
     """
 
-    def pictures() -> Iterator[Picture]:
+    def pictures(wanted: Wanted) -> Iterator[Picture]:
         with _opened(path, rotate) as reader:
-            yield from reader.pictures(wanted or Thinning(None))
+            yield from reader.pictures(wanted)
             if not reader.num_decoded:
                 raise MienError(f"{path}: not one frame could be read; check that it plays")
             if reader.shortfall:
                 log.warning("video_incomplete", detail=reader.shortfall)
 
-    return _replayed(pictures, camera, start, loop)
+    return _replayed(pictures, wanted, camera, start, loop)
 
 
 def read_folder(
-    path: Path, *, camera: str, start: datetime = EPOCH, loop: bool = False, fps: float = DEFAULT_FPS
+    path: Path,
+    *,
+    camera: str,
+    start: datetime = EPOCH,
+    rotate: int = 0,
+    loop: bool = False,
+    wanted: Wanted = always,
+    fps: float = DEFAULT_FPS,
 ) -> Iterator[Frame]:
-    """The images of a folder in the order of their names, `fps` to the second.
+    """The images of a folder in the order of their names, `fps` to the second; the rest is as in `read_video`.
 
     An image that cannot be read is warned of and left out. Raises MienError where none can.
     """
     paths = _images_of(path)
 
-    def pictures() -> Iterator[Picture]:
+    def pictures(wanted: Wanted) -> Iterator[Picture]:
         num_read = 0
         for index, image_path in enumerate(paths):
             try:
@@ -144,11 +155,12 @@ def read_folder(
                 log.warning("image_skipped", detail=str(error))
                 continue
             num_read += 1
-            yield Picture(index, index / fps, image)
+            if wanted(index / fps):
+                yield Picture(index, index / fps, np.ascontiguousarray(np.rot90(image, -rotate // 90)))
         if not num_read:
             raise MienError(f"{path}: none of its {len(paths)} images could be read; check that they open")
 
-    return _replayed(pictures, camera, start, loop)
+    return _replayed(pictures, wanted, camera, start, loop)
 
 
 def read_live(camera: CameraConfig) -> Iterator[Frame]:
@@ -192,12 +204,12 @@ def paced(frames: Iterable[Frame], wait: Callable[[float], object] = time.sleep)
 
 
 def _replayed(
-    pictures: Callable[[], Iterator[Picture]], camera: str, start: datetime, loop: bool
+    pictures: Callable[[Wanted], Iterator[Picture]], wanted: Wanted, camera: str, start: datetime, loop: bool
 ) -> Iterator[Frame]:
     first_index, first_ns = 0, 0
     while True:
         index, time_ns = first_index, first_ns
-        for picture in pictures():
+        for picture in pictures(_later(first_ns / 1e9, wanted)):
             index = first_index + picture.index
             time_ns = first_ns + round(picture.pts_s * 1e9)
             yield Frame(
@@ -217,10 +229,15 @@ def _replayed(
         first_index, first_ns = index + 1, time_ns + mean_ns
 
 
+def _later(by_s: float, wanted: Wanted) -> Wanted:
+    return lambda pts_s: wanted(by_s + pts_s)
+
+
 def _opened(path: Path, rotate: int = 0) -> VideoReader:
-    if path.is_file() and path.stat().st_size == 0:
+    found = stat_of(path)
+    if found and stat.S_ISREG(found.st_mode) and found.st_size == 0:
         raise MienError(f"{path}: the file is empty; check that it was copied whole")
-    if path.is_dir():
+    if found and stat.S_ISDIR(found.st_mode):
         raise MienError(f"{path}: is a folder; name a video file")
     return VideoReader(str(path), rotate=rotate)
 

@@ -20,7 +20,7 @@ from daemon.notify import notify
 from daemon.orders import Orders
 from daemon.pipelines import LoadedPipeline
 from daemon.records import REMOVED, Event
-from daemon.secrecy import redact_url
+from daemon.secrecy import redact_source
 from daemon.sources import check_source
 from engines.errors import MienError, UsageError
 
@@ -126,6 +126,10 @@ class Steering:
             camera = CameraConfig.model_validate(dict(settings))
         except ValidationError as error:
             raise UsageError(_first_mistake(error)) from None
+        if not camera.enabled:
+            raise UsageError(
+                f"camera {camera.name}: enabled is false, so there is nothing to add; leave it out"
+            )
         with self._lock:
             if camera.name in self._cameras.names:
                 raise UsageError(f"camera {camera.name}: is there already; remove it first")
@@ -215,7 +219,7 @@ def camera_status(cameras: Cameras, name: str, watched: Watched) -> dict[str, An
     counts = cameras.counts(name)
     return {
         "name": name,
-        "source": redact_url(watched.capture.camera.source),
+        "source": redact_source(watched.capture.camera.source),
         "state": watched.state,
         "reason": watched.reason,
         "since": watched.since.isoformat(),

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from daemon.looks import EnrolledLook
 from daemon.records import FacesEvent, decode
@@ -103,7 +104,7 @@ def strangers_table(people: Sequence[Stranger]) -> Table:
         last = max(seen.last for seen in person.tracks)
         when = [f"{moment:%Y-%m-%d %H:%M:%S}" for moment in (first, last)]
         counts = [str(n) for n in (number, len(person.tracks), person.frames)]
-        table.add_row(*counts, *when, _where(person))
+        table.add_row(*counts, *when, Text(_where(person)))  # as it is: others' names may look like markup
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from daemon.whole_file import whole_file
+from daemon.whole_file import told_of, whole_file
 from engines.errors import MienError
 
 TIME_BASE = Fraction(1, 90_000)
@@ -44,14 +45,19 @@ class VideoFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self._stream is not None:
-                self._container.mux(self._stream.encode())
-            self._container.close()
+            with told_of(self._path), closing(self._container):
+                if kind is None:
+                    self._flush()
+        except BaseException as failure:  # whatever it is, the file is not whole
+            kind, error = type(failure), failure
+            raise
         finally:
-            if kind is None and self._stream is None:
-                error = MienError(f"{self._path}: there was no picture to write; check the source")
-                kind = type(error)
             self._whole.__exit__(kind, error, trace)
+
+    def _flush(self) -> None:
+        if self._stream is None:
+            raise MienError(f"{self._path}: there was no picture to write; check the source")
+        self._container.mux(self._stream.encode())
 
     def write(self, image: NDArray[np.uint8], time_s: float) -> None:
         """Adds an (H, W, 3) uint8 BGR picture, shown from `time_s` on, fitted into the size of the first."""

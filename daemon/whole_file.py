@@ -16,9 +16,14 @@ from engines.errors import MienError
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and renames it when all went well; else it is taken away again.
 
-    What a process that was killed left behind is taken away by the next one that writes the same file. Raises
-    MienError where the folder cannot be written to, or the disk is full.
+    What a process that was killed left behind is taken away by the next one that writes the same file. A device or a
+    pipe, such as /dev/stdout, is written to itself. Raises MienError where the folder cannot be written to, or the
+    disk is full.
     """
+    if _is_device(path):
+        with told_of(path):
+            yield path
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +40,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         part.unlink(missing_ok=True)
         os.close(lock)
+
+
+def _is_device(path: Path) -> bool:
+    link = path.is_symlink() and path.absolute().parts[1] in ("dev", "proc")  # /dev/stdout, be it a file
+    with suppress(OSError):
+        return path.exists() and (link or not (path.is_file() or path.is_dir()))
+    return False
 
 
 @contextmanager

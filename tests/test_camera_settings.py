@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
+import cv2
 import numpy as np
 import pytest
 
 from daemon.config import CameraConfig
 from daemon.pipelines import PipelinesByCamera
 from daemon.region import region_views, shifted
+from daemon.sources import read_source
 from engines.stages import Detections
 from tests.fakes import ANN, BOB, fake_engines, frame, scene
 from tests.test_pipeline import config_of, events_of, faces_of, pipeline_of
@@ -107,3 +111,30 @@ def test_pictures_of_another_size_end_the_tracks():
 
     assert ["left", "left"] == [event.phase for event in events if getattr(event, "phase", "") == "left"]
     assert 224 == faces_of(events)[-1].frame.width
+
+
+def folder_of(tmp_path, num):
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, :40] = 255  # the left half is white
+    for number in range(num):
+        cv2.imwrite(str(tmp_path / f"{number:03}.png"), image)
+    return str(tmp_path)
+
+
+def test_images_of_a_folder_are_turned_clockwise_as_a_video_is(tmp_path):
+    turned = next(read_source(CameraConfig(name="door", source=folder_of(tmp_path, 1), rotate=90))).image
+
+    assert (80, 40, 3) == turned.shape
+    assert turned[:40].min() == 255 and turned[40:].max() == 0 and turned.flags["C_CONTIGUOUS"]
+
+
+def test_images_of_a_folder_are_thinned_as_a_video_is(tmp_path):
+    found = read_source(CameraConfig(name="door", source=folder_of(tmp_path, 25), max_fps=5))
+
+    assert [0, 5, 10, 15, 20] == [each.index for each in found]
+
+
+def test_a_folder_in_a_loop_keeps_to_its_rate(tmp_path):
+    once = CameraConfig(name="door", source=folder_of(tmp_path, 1), loop=True, max_fps=5)
+
+    assert [0, 0.2, 0.4, 0.6] == [each.pts_s for each in islice(read_source(once), 4)]

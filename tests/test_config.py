@@ -97,6 +97,11 @@ def test_two_cameras_of_one_name_are_refused(written):
         ("cameras:\n  - {name: a, source: x, detector_size: [641, 384]}\n", "multiple of 32, such as 640"),
         ("cameras:\n  - {name: _daemon, source: x}\n", "cameras[0].name"),
         ("publish: {endpoint: localhost}\n", "publish.endpoint"),
+        ("cameras:\n  - name: door\n    source: {{ rtsp_url }}\n", "line 3: a key is a list or a mapping"),
+        ("log: {}\ninstance: 2024-02-30\n", "line 2: no such date or number; put it in quotes"),
+        ("instance: !!int north\n", "line 1: no such date or number"),
+        ("identity: {max_votes: 2}\n", "identity.max_votes: is less than identity.min_votes"),
+        ("identity: {min_votes: 31}\n", "identity.max_votes: is less than identity.min_votes"),
     ],
 )
 def test_a_mistake_is_one_line(written, text, words):
@@ -133,6 +138,15 @@ def test_relative_paths_are_taken_from_the_files_folder(written):
 
     assert [str(path.parent / "clip.mp4"), "0", "http://h/x"] == [camera.source for camera in config.cameras]
     assert path.parent / "people.sqlite" == config.gallery.path
+
+
+def test_paths_of_own_models_are_taken_from_the_files_folder_too(written):
+    keys = ("cache_dir", "detector", "landmarks", "embedder", "attributes")
+    path = written(f"engines: {{{', '.join(f'{key}: own/{key}' for key in keys)}}}\n")
+
+    engines = load_config(path).engines
+
+    assert [path.parent / "own" / key for key in keys] == [getattr(engines, key) for key in keys]
 
 
 def test_environment_names_the_config(written, monkeypatch):

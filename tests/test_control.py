@@ -183,6 +183,7 @@ def test_cameras_are_added_removed_and_restarted_by_hand(daemon, clip):
         (CameraAdd({"name": "gate"}), "source: field required"),
         (CameraAdd({"name": "gate", "source": "rtsp://a:secret@h/1", "rotate": 3}), "rotate: "),
         (CameraAdd({"name": "door", "source": "0"}), "there already"),
+        (CameraAdd({"name": "gate", "source": "0", "enabled": False}), "enabled is false"),
         (CameraRemove("🙂'; DROP TABLE people; --"), "no camera is called"),
         (CameraRestart("nobody"), "no camera is called 'nobody'; there are: door, yard"),
     ],

@@ -7,15 +7,20 @@ import resource
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from daemon.cli import app
 from daemon.gallery import Gallery
 from daemon.looks import EnrolledLook
 from daemon.telemetry import PatientStream
+from daemon.video_file import VideoFile
 from daemon.whole_file import whole_file
 from engines.errors import MienError
 from tests.clips import grey_levels, write_clip
@@ -25,9 +30,12 @@ SMALL = 128 * 1024
 """Bytes the disk has, or a file may have."""
 
 WRITES = """
+import resource
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from pathlib import Path
+
 import numpy as np
 from daemon.gallery import Gallery
 from daemon.jsonl import JsonLines
@@ -55,6 +63,13 @@ def video():
     with VideoFile(path) as file:
         for number in range(60):
             file.write(random.integers(0, 255, (240, 320, 3), np.uint8), number / 25)
+
+def end():
+    "Only what is written last has no room."
+    with VideoFile(path) as file:
+        for number in range(10):
+            file.write(random.integers(0, 255, (240, 320, 3), np.uint8), number / 25)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
 def gallery():
     with Gallery(path) as opened:
@@ -127,6 +142,37 @@ def test_what_only_closing_fails_to_write_is_told_too(small_disk):
     assert (1, 1) == (done.returncode, len(done.stderr.splitlines()))
     assert "e.jsonl: cannot be written" in done.stderr
     assert ["blocker"] == left
+
+
+def test_a_video_whose_end_cannot_be_written_leaves_the_good_one_of_before(tmp_path):
+    target = tmp_path / "v.mp4"
+    target.write_bytes(b"the good one")
+    done = written("end", target)
+
+    assert (1, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+    assert f"error: {target}: cannot be written to its end (" in done.stderr
+    assert (b"the good one", [target]) == (target.read_bytes(), list(tmp_path.iterdir()))
+
+
+def test_a_video_without_a_picture_is_told_and_leaves_the_good_one_of_before(tmp_path):
+    target = tmp_path / "v.mp4"
+    target.write_bytes(b"the good one")
+
+    with pytest.raises(MienError, match=r"v\.mp4: there was no picture to write"), VideoFile(target):
+        pass
+
+    assert (b"the good one", [target]) == (target.read_bytes(), list(tmp_path.iterdir()))
+
+
+def test_classify_tells_before_the_work_that_its_answer_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr("daemon.classify.load_classifier", lambda *_: pytest.fail("it began to work"))
+    image = ROOT / "samples/eileen_collins.jpg"
+
+    result = CliRunner().invoke(app, ["classify", str(image), "--out", str(tmp_path / "file/a.json")])
+
+    assert isinstance(result.exception, MienError)
+    assert "file/a.json: cannot be written (" in str(result.exception)
 
 
 def test_a_gallery_on_a_full_disk_keeps_whom_it_has(full):
@@ -242,3 +288,19 @@ def test_backups_and_restores_write_no_temporary_copies(tmp_path, monkeypatch):
     with Gallery(tmp_path / "g.sqlite") as gallery:
         content = gallery.content()
         assert 0 == gallery.restore_content(content, tmp_path / "x")
+
+
+def test_a_pipe_is_written_to_itself(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    with whole_file(pipe) as file:
+        file.write_text("told")
+
+    assert b"told" == os.read(reader, 10) and stat.S_ISFIFO(pipe.stat().st_mode)
+    os.close(reader)
+    link.symlink_to("/dev/null")
+    with whole_file(link) as file:
+        assert file == link
+    assert link.is_symlink() and stat.S_ISCHR(Path("/dev/null").stat().st_mode)

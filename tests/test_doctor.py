@@ -133,6 +133,18 @@ def test_a_gpu_driver_that_fails_is_noted(tmp_path, monkeypatch):
     assert [finding.verdict for finding in doctor.gpu()] == ["note"]
 
 
+def test_a_gpu_driver_that_hangs_is_noted(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(doctor, "DRIVER_S", 0.2)
+
+    (found,) = doctor.gpu()
+
+    assert ("note", "nvidia-smi does not answer") == (found.verdict, found.found)
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))

@@ -5,7 +5,9 @@ import threading
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from daemon.cli import app
 from daemon.gallery import Gallery
 from daemon.live_gallery import LiveGallery
 from daemon.looks import EnrolledLook
@@ -215,3 +217,17 @@ def test_two_may_enrol_at_the_same_time(path):
 
     with Gallery(path) as gallery:
         assert [person.num_looks for person in gallery.people()] == [10, 10]
+
+
+@pytest.mark.parametrize("name", ["Ann [/]", "Ann [staff]", "Ann :smile:"])
+def test_names_are_shown_as_they_are(path, name, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(path.parent))
+    monkeypatch.setenv("COLUMNS", "200")
+    with Gallery(path) as gallery:
+        gallery.enrol(name, [look(1, 0, image="door [/] 1.jpg")])
+
+    everybody = CliRunner().invoke(app, ["gallery", "list", "--gallery", str(path)])
+    one = CliRunner().invoke(app, ["gallery", "show", name, "--gallery", str(path)])
+
+    assert f"{name} " in everybody.output
+    assert f"{name} " in one.output and "door [/] 1.jpg" in one.output

@@ -21,6 +21,7 @@ from daemon.replay import ReplayResult, replay_cameras
 from daemon.replay_job import ReplayJob, parsed_start
 from daemon.replay_summary import speed_line, summary_table
 from daemon.settings import camera_template, effective
+from daemon.sources import read_source
 from engines.errors import MienError, UsageError
 from tests.clips import write_clip
 from tests.fakes import ANN, BOB, fake_engines, scene, walk
@@ -144,6 +145,71 @@ def test_one_bad_video_is_told_of_and_the_others_go_on(clip, tmp_path, capsys):
     assert "bad.mp4: not a video" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.fixture
+def without_pictures(tmp_path):
+    """A video whose upload was cut off after its index."""
+    path = write_clip(tmp_path / "cut.mp4", [scene((ANN, 20, 60))] * 5, movflags="faststart")
+    path.write_bytes(path.read_bytes().partition(b"mdat")[0] + b"mdat")
+    return path
+
+
+def test_a_video_that_fails_on_the_way_is_told_of_and_the_others_go_on(
+    clip, tmp_path, without_pictures, capsys
+):
+    other = tmp_path / "other.mp4"
+    other.write_bytes(clip.read_bytes())
+    job = job_of(clip, without_pictures, other, out=tmp_path / "e.jsonl", annotated=tmp_path / "seen")
+
+    results = job.run(load, Console(stderr=True, width=500))
+
+    assert [result.camera for result in results] == ["two-people", "other"]
+    assert f"error: {without_pictures}: not one frame could be read" in capsys.readouterr().err
+    assert {"two-people", "other"} == {event["camera"] for event in lines(tmp_path / "e.jsonl")}
+    assert {"two-people.mp4", "other.mp4"} == {path.name for path in (tmp_path / "seen").iterdir()}
+
+
+def test_where_no_video_gives_a_frame_the_replay_fails_and_writes_nothing(tmp_path, without_pictures):
+    with pytest.raises(MienError, match=r"cut\.mp4: not one frame could be read"):
+        job_of(without_pictures, out=tmp_path / "e.jsonl").run(load, quiet())
+
+    assert [without_pictures] == list(tmp_path.iterdir())
+
+
+def test_events_of_a_video_that_breaks_off_end_with_the_reason(clip, tmp_path, monkeypatch):
+    def breaking_off(camera, **options):
+        for number, each in enumerate(read_source(camera, **options)):
+            if camera.name == "other" and number == 20:
+                raise MienError("other.mp4: input/output error; check the source")
+            yield each
+
+    monkeypatch.setattr("daemon.replay.read_source", breaking_off)
+    other = tmp_path / "other.mp4"
+    other.write_bytes(clip.read_bytes())
+
+    (result,) = job_of(other, clip, out=tmp_path / "e.jsonl").run(load, quiet())
+
+    last = [event for event in lines(tmp_path / "e.jsonl") if event["camera"] == "other"][-3:]
+    assert "two-people" == result.camera
+    assert ["left", "left"] == [event["phase"] for event in last[:2]]
+    assert ("ended", "other.mp4: input/output error; check the source") == (
+        last[2]["state"],
+        last[2]["reason"],
+    )
+
+
+def test_events_that_cannot_be_written_end_the_replay_at_once(clip, tmp_path, monkeypatch):
+    def refused(self, event):
+        raise MienError("e.jsonl: cannot be written to its end (No space left on device)")
+
+    monkeypatch.setattr("daemon.jsonl.JsonLines.publish", refused)
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(MienError, match="No space left"):
+        job_of(clip, clip, out=tmp_path / "e.jsonl").run(load, quiet())
+
+    assert before == sorted(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [None, b"", b"words" * 300])
 def test_what_is_no_video_leaves_nothing_behind(tmp_path, content):
     path = tmp_path / "bad.mp4"
@@ -239,6 +305,17 @@ def test_the_summary_says_who_was_seen_from_when_to_when(clip, capsys):
     assert speed_line(ReplayResult("x", 10, 4, 2.0)) == "x: 10 frames, 4 with a face, in 2.0 s (5.0 frames/s)"
 
 
+@pytest.mark.parametrize("name", ["Ann [/]", "Ann [staff]", "Ann :smile:"])
+def test_the_summary_shows_names_as_they_are(clip, name, capsys):
+    people = People(**{name: ANN})
+    named = lambda config: LoadedPipeline(FacePipeline(fake_engines(), config, people), {})  # noqa: E731
+    (result,) = job_of(clip).run(named, quiet())
+
+    Console(width=100).print(summary_table(result, parsed_start(None)))
+
+    assert f" {name} " in capsys.readouterr().out
+
+
 @pytest.fixture
 def fakes_in_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "load_face_engines", lambda **_: fake_engines())
@@ -252,6 +329,14 @@ def test_the_command_writes_what_it_says(clip, tmp_path, fakes_in_the_command):
     assert result.exit_code == 0, result.output
     assert "events: o/e.jsonl" in result.output and "annotated video: o/a.mp4" in result.output
     assert {"e.jsonl", "a.mp4"} == {path.name for path in (tmp_path / "o").iterdir()}
+
+
+def test_the_exit_status_tells_that_one_video_failed(clip, without_pictures, fakes_in_the_command):
+    result = CliRunner().invoke(app, ["replay", str(without_pictures), str(clip)])
+
+    assert result.exit_code == 1
+    assert "cut.mp4: not one frame" in " ".join(result.stderr.split()).replace("- ", "-")
+    assert "two-people: 30 frames" in result.output
 
 
 def test_a_gallery_that_is_no_sqlite_ends_the_command_in_words(clip, tmp_path, fakes_in_the_command):

@@ -171,6 +171,35 @@ def test_a_senders_clock_that_drifts_is_followed():
     assert abs((now - told).total_seconds()) < 0.6
 
 
+@pytest.mark.parametrize("behind_s", [600, -600, 7200])
+def test_our_own_clock_that_is_set_is_not_taken_for_the_senders_drift(behind_s):
+    frame_ns, errors_s = 0, []
+    clock = SenderClock(lambda: frame_ns)
+    for number in range(6 * WINDOW):
+        frame_ns = number * 10**8
+        taken = NOW + timedelta(seconds=number / 10)
+        was_set = number >= 2.5 * WINDOW
+        now = taken + timedelta(seconds=0.05 - (0 if was_set else behind_s))
+        told = clock.captured_at(taken.timestamp(), now)
+        if told is not None:
+            errors_s.append(abs((told - taken).total_seconds()))
+
+    assert len(errors_s) >= 3.5 * WINDOW
+    assert max(errors_s) < 0.001
+
+
+def test_a_drift_that_was_followed_stays_when_our_own_clock_is_set():
+    frame_ns = 0
+    clock = SenderClock(lambda: frame_ns)
+    for number in range(40 * WINDOW):
+        frame_ns = number * 10**8
+        taken = NOW + timedelta(seconds=number / 10)
+        now = taken + timedelta(seconds=0.1 - (600 if number < 30.5 * WINDOW else 0))
+        told = clock.captured_at(NOW.timestamp() + number / 10 * (1 - 500e-6), now)
+
+    assert abs((taken - told).total_seconds()) < 0.6
+
+
 class Hanging(Capture):
     """A capture whose thread hangs in a call that no time-out frees, the first time."""
 

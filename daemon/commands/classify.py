@@ -30,6 +30,7 @@ def classify(
     """Classify images by expression; one that cannot be read is reported in its entry."""
     import json
     import sys
+    from contextlib import nullcontext
 
     from rich.console import Console
     from rich.progress import track
@@ -37,19 +38,20 @@ def classify(
     from daemon.build_bar import building
     from daemon.classify import Classifier, report, summary
     from daemon.images import expand_images
+    from daemon.whole_file import whole_file
 
     images = list(expand_images(paths))
     console = Console(stderr=True)
-    with building(console) as progress:
-        classifier = Classifier(checkpoint, network, backend, whole, progress)
-    shown = track(images, "classifying", console=console, transient=True, disable=not console.is_terminal)
-    entries = [classifier.image(path) for path in shown]
-    text = json.dumps(report(classifier.name, paths, entries), indent=2)
-    if out is None:
-        print(text)
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+    with whole_file(out) if out else nullcontext() as file:  # told before the work where it cannot be written
+        with building(console) as progress:
+            classifier = Classifier(checkpoint, network, backend, whole, progress)
+        shown = track(images, "classifying", console=console, transient=True, disable=not console.is_terminal)
+        entries = [classifier.image(path) for path in shown]
+        text = json.dumps(report(classifier.name, paths, entries), indent=2)
+        if file is None:
+            print(text)
+        else:
+            file.write_text(text + "\n", encoding="utf-8")
     for entry in entries:
         if "error" in entry:
             print(f"error: {entry['error']}", file=sys.stderr)

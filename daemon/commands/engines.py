@@ -108,7 +108,7 @@ def list_engines(cache: Cache = None) -> None:
     for request in cached(folder):
         table.add_row(*_row(request))
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    console.print(folder, highlight=False, soft_wrap=True)
+    console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
     console.print(table)
 
 

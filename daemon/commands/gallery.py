@@ -70,6 +70,7 @@ def list_people(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
     """List everybody."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from daemon.gallery import NoGalleryError
 
@@ -84,7 +85,8 @@ def list_people(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
         return
     table = Table("name", "images", "embedder", "enrolled", box=None)
     for person in people:
-        table.add_row(person.name, str(person.num_looks), ", ".join(person.models), person.enrolled_at)
+        row = (person.name, str(person.num_looks), ", ".join(person.models), person.enrolled_at)
+        table.add_row(*map(Text, row))  # as they are: a name may look like rich's markup
     Console().print(table)
 
 
@@ -97,12 +99,15 @@ def show(
     """Show one person's images."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     with _opened(gallery, config) as opened:
         looks = opened.looks(name)
-    table = Table("image", "eyes apart", "embedder", "enrolled", title=name, title_justify="left", box=None)
+    title = Text(name, "table.title")
+    table = Table("image", "eyes apart", "embedder", "enrolled", title=title, title_justify="left", box=None)
     for look in looks:
-        table.add_row(look.image, f"{look.interocular_px:.0f} px", look.model, look.enrolled_at)
+        row = (look.image, f"{look.interocular_px:.0f} px", look.model, look.enrolled_at)
+        table.add_row(*map(Text, row))  # as they are: a file's name may look like rich's markup
     Console().print(table)
 
 

@@ -101,5 +101,5 @@ def _replayed(job: ReplayJob, *, every_frame: bool) -> int:
         console.print(speed_line(result), highlight=False)
     for written, path in (("events", job.out), ("annotated video", job.annotated)):
         if path is not None:
-            console.print(f"{written}: {path}", highlight=False, soft_wrap=True)
+            console.print(f"{written}: {path}", markup=False, highlight=False, soft_wrap=True)
     return len(results)
