@@ -90,3 +90,15 @@ def test_a_call_with_more_time_goes_on_with_the_network_that_the_first_began(peo
     assert (40, "") == (first["limit"], first["checkpoint"])
     assert {"recognition"} == set(done), told
     assert 40 == json.loads(state.read_text())["recognition"]["limit"]
+
+
+def test_a_run_of_train_all_goes_on_with_the_start_that_it_began_with(tmp_path):
+    def start():
+        return [each for each in budget._for_this_machine("attributes", 40, tmp_path) if "start" in each]
+
+    assert [] == start()
+    (tmp_path / "recognition" / "embedder").mkdir(parents=True)
+    assert [f"start={tmp_path / 'recognition' / 'embedder'}"] == start()
+    (tmp_path / "attributes").mkdir()
+    (tmp_path / "attributes" / "options.json").write_text('{"start": ""}', encoding="utf-8")
+    assert [] == start()

@@ -70,6 +70,16 @@ def test_a_shallower_detector_takes_the_layers_it_has_from_a_deeper_one(sets, tm
     assert "as_model" in json.loads((tmp_path / "metrics.json").read_text())
 
 
+def test_another_network_goes_where_training_is():
+    model = Detector()
+    recipe = DetectorRecipe(Detector(), DetectorConfig(), model).to("meta")
+
+    recipe.on_fit_start()
+
+    assert {"meta"} == {each.device.type for each in model.parameters()}
+    assert not [name for name in recipe.state_dict() if name.startswith("model")]
+
+
 def test_another_network_s_answers_are_a_loss_until_they_are_one_s_own():
     model = load_checkpoint(WEIGHTS / "detector")[0]
     recipe = DetectorRecipe(Detector(), DetectorConfig(crop=224), model)

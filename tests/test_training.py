@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from tests.processes import MIEN
+from trainers import fit as fit_module
 from trainers import precision
 from trainers.budget import seconds_of
 from trainers.composition import CONFIGS, expression_config
@@ -24,6 +26,7 @@ from trainers.options import override
 from trainers.provenance import git_revision
 from trainers.recipes import make_config, train_recipe
 from trainers.run_loggers import make_logger
+from trainers.run_options import OPTIONS_FILE
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -136,14 +139,114 @@ def test_a_finished_run_is_not_trained_again(expression_sets, whole, capsys):
     assert "epoch" not in capsys.readouterr().out
 
 
-def test_a_run_of_another_network_is_not_taken_for_this_one(expression_sets, whole):
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("model.kind=cnn_large", "model.kind"),
+        ("training.seed=7", "training.seed"),
+        ("training.learning_rate=0.5", "training.learning_rate"),
+        ("model.start=engines/weights/embedder", "model.start"),
+        ("balance=1", "balance"),
+    ],
+)
+def test_a_run_is_not_gone_on_with_under_other_options(expression_sets, whole, changed, named):
+    card = (whole / "expression" / "card.md").read_text(encoding="utf-8")
+
+    with pytest.raises(MienError, match=rf"{whole}: was begun with another {named}; set another run="):
+        train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={whole}", changed])
+    assert card == (whole / "expression" / "card.md").read_text(encoding="utf-8")
+
+
+def test_a_run_may_be_made_longer_and_told_on_another_way(expression_sets, tmp_path, capsys):
+    settings = [*TINY, f"data={expression_sets}", f"run={tmp_path}"]
+    train_recipe("expression", [*settings, "training.epochs=1"])
+
+    train_recipe("expression", [*settings, "training.epochs=2", "training.patience=3", "logging.logger=csv"])
+
+    said = capsys.readouterr().out
+    assert "epoch 1/1" in said and "epoch 2/2" in said and "epoch 1/2" not in said
+
+
+def test_a_run_of_before_with_another_network_is_told(expression_sets, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / OPTIONS_FILE).unlink()
+
     with pytest.raises(
         MienError, match=r"last.ckpt: holds a run of another network; choose another run=FOLDER"
     ):
-        train_recipe(
-            "expression",
-            [*TINY, "model=cnn_large", "training.epochs=9", f"data={expression_sets}", f"run={whole}"],
-        )
+        train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={run}", "model.kind=cnn_large"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epochs=0", "must be 1 or more"),
+        ("epochs=-1", "must be 1 or more"),
+        ("steps_per_epoch=0", "must be 1 or more"),
+        ("batch_size=0", "must be 1 or more"),
+        ("devices=0", "must be 1 or more"),
+        ("learning_rate=-1.0", "must be 0 or more"),
+        ("workers=-1", "must be 0 or more"),
+        ("threads=-1", "must be 0 or more"),
+        ("ema_decay=1.0", "must be below 1"),
+        ("accelerator=nonsense", "is none of auto, cpu, gpu, cuda"),
+        ("precision=f32", "is none of auto, 32-true, bf16-mixed, 16-mixed"),
+    ],
+)
+def test_a_wrong_pace_is_told_before_anything_is_read(tmp_path, setting, words):
+    with pytest.raises(UsageError, match=rf"fit.{setting}: {words}"):
+        train_recipe("landmarks", [f"fit.{setting}", "data=nowhere", f"run={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "words"),
+    [
+        (0, ["fit.accelerator=gpu"], "fit.accelerator=gpu: "),
+        (1, ["fit.devices=2"], "fit.devices=2: there are 1 GPUs here"),
+    ],
+)
+def test_more_gpus_than_there_are_are_told_before_anything_is_read(
+    monkeypatch, tmp_path, gpus, settings, words
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+    with pytest.raises(UsageError, match=words):
+        train_recipe("landmarks", [*settings, "data=nowhere", f"run={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "words"),
+    [
+        (
+            "landmarks",
+            ["start=engines/weights/embedder"],
+            "is a FaceResNet for embedder, not a StackedHourglass",
+        ),
+        ("landmarks", ["start=engines/weights/landmarks", "stacks=1"], "has stacks=2; set it so"),
+        (
+            "recognition",
+            ["start=engines/weights/attributes"],
+            "is a AttributesNet for attributes, not a FaceResNet",
+        ),
+        (
+            "recognition",
+            ["start=engines/weights/embedder", "embedding_size=64"],
+            "has embedding_size=192; set",
+        ),
+    ],
+)
+def test_a_start_of_another_network_is_told_before_anything_is_read(sets, tmp_path, recipe, settings, words):
+    with pytest.raises(UsageError, match=words):
+        train_recipe(recipe, [*settings, f"data={sets}", f"run={tmp_path}"])
+
+
+def test_each_of_two_processes_takes_every_second_sample(monkeypatch):
+    monkeypatch.setattr(fit_module.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(fit_module.distributed, "get_rank", lambda: 1)
+
+    mine = fit_module._EachInTurn(6)
+
+    assert ([1, 3, 5], 3) == (list(mine), len(mine))
 
 
 def test_the_card_says_where_the_model_comes_from(expression_sets, whole):

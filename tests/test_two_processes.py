@@ -55,5 +55,5 @@ def test_a_finished_run_of_another_network_is_still_told_apart(sets, tmp_path):
     settings = [*TINY, f"data={sets}", f"run={tmp_path}"]
     train_recipe("landmarks", settings)
 
-    with pytest.raises(MienError, match=r"last.ckpt: holds a run of another network"):
+    with pytest.raises(MienError, match=r"was begun with another channels; set another run="):
         train_recipe("landmarks", [*settings, "channels=16"])

@@ -13,11 +13,13 @@ import torch
 from engines.errors import MienError, UsageError
 from trainers.recipes import CONFIGS, make_config, train_recipe
 from trainers.run_loggers import check_logger
+from trainers.run_options import begun_with
 from trainers.whole_file import whole_file
 
 # The detector and the embedder have the longest way to go; FER is learnt from the embedder's trunk.
 SHARES = {"landmarks": 1.5, "detector": 3.0, "recognition": 3.0, "attributes": 2.0, "expression": 2.0}
 STATE_FILE = "all.json"
+START = {"attributes": "start", "expression": "model.start"}  # the option that names what they begin with
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PICTURES_A_SECOND = 60  # read and aligned on one core, of all sets together: a bound on what is loaded
 FOR_LOADING = 0.25  # of a recipe's share
@@ -109,9 +111,10 @@ def _for_this_machine(recipe: str, limit: int, run: Path) -> list[str]:
     cores = os.cpu_count() or 1
     workers = min(12, cores - 2) if torch.cuda.is_available() and cores > 4 else 0
     more = [f"fit.workers={workers}", f"limit={limit}"]
-    trunk = run / "recognition" / "embedder"
-    if recipe in ("attributes", "expression") and trunk.is_dir():
-        more.append(f"{'model.' if recipe == 'expression' else ''}start={trunk}")
+    start, trunk = START.get(recipe), run / "recognition" / "embedder"
+    begun = begun_with(run / recipe)
+    if start and (begun.get(start) if begun else trunk.is_dir()):  # a run goes on as it began
+        more.append(f"{start}={trunk}")
     return more
 
 

@@ -22,7 +22,7 @@ from trainers.closed_set_faces import ClosedSet, Faces, load_closed_set
 from trainers.closed_set_networks import NETWORKS, RESNETS, load_start, make_backbone, save_backbone
 from trainers.closed_set_report import accuracy_figures, outputs, predict, write_report, write_table
 from trainers.faces import jittered, jittered_maps
-from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.fit import FitOptions, RandomSamples, Recipe, check_machine, fit, image_batch
 from trainers.held import Draw
 from trainers.options import override
 from trainers.recognition import MarginHead, risen
@@ -150,6 +150,7 @@ def train_closed_set(settings: Sequence[str]) -> Path:
     config = override(ClosedSetConfig(), settings)
     losses, alignments = (words(config, name, known) for name, known in
                           (("loss", LOSSES), ("alignment", ALIGNMENTS)))  # fmt: skip
+    check_machine(config.fit)
     if config.network not in NETWORKS:
         raise UsageError(f"network={config.network}: is none of {', '.join(NETWORKS)}")
     if config.small and (config.network not in RESNETS or not SMALLEST <= config.small <= FACE_SIZE):

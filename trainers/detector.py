@@ -71,6 +71,11 @@ class DetectorRecipe(Recipe):
         self.register_buffer("centres", torch.from_numpy(centres), persistent=False)
         self.register_buffer("strides", torch.from_numpy(strides), persistent=False)
 
+    def on_fit_start(self) -> None:
+        for model in self.model:
+            if model is not None:
+                model.to(self.device)  # nobody else does
+
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, target, boxes = batch
         batch_of_images = image_batch(images)

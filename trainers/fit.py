@@ -22,15 +22,27 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engines.errors import MienError, UsageError
+from engines.machine import why_no_gpu
 from trainers.clock import Clock
 from trainers.held import held_batches
 from trainers.precision import precision_of
 from trainers.run_loggers import make_logger
 from trainers.zips import SEED
 
+LEAST = {
+    "epochs": 1,
+    "steps_per_epoch": 0,
+    "batch_size": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "ema_decay": 0,
+}
+LEAST |= {"workers": 0, "threads": 0, "patience": 0, "devices": 1, "seed": 0}
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
 # What Lightning's processes are told by.
 LAUNCHED_WITH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -61,8 +73,23 @@ class FitOptions:
     seed: int = SEED  # of the first weights, of every sample and step; who is held out does not hang on it
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"fit.seed={self.seed}: must be 0 or more")
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise UsageError(f"fit.{name}={value}: must be {least} or more")
+        if self.ema_decay >= 1:
+            raise UsageError(f"fit.ema_decay={self.ema_decay}: must be below 1")
+        for name, known in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise UsageError(f"fit.{name}={value}: is none of {', '.join(known)}")
+
+
+def check_machine(options: FitOptions) -> None:
+    """Raises UsageError for more GPUs than there are, before anything is read."""
+    gpus = torch.cuda.device_count()
+    if options.accelerator in ("gpu", "cuda") and not gpus:
+        raise UsageError(f"fit.accelerator={options.accelerator}: {why_no_gpu() or 'torch sees no GPU'}")
+    if options.accelerator != "cpu" and gpus and options.devices > gpus:
+        raise UsageError(f"fit.devices={options.devices}: there are {gpus} GPUs here")
 
 
 class RandomSamples(Dataset):
@@ -160,6 +187,19 @@ def warm_cosine(progress: float, warm: float = 0.05) -> float:
     return 0.01 + 0.495 * (1 + math.cos(math.pi * min(1.0, (progress - warm) / (1 - warm))))
 
 
+class _EachInTurn(Sampler):
+    """The samples of this process among several: every second of two. Asked while training, when it knows which."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length // distributed.get_world_size()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(distributed.get_rank(), self.length, distributed.get_world_size()))
+
+
 class _NextEpoch(L.Callback):
     """Moves the samples on, and seeds what torch draws (dropout) for each step, so that a step can be repeated alone.
 
@@ -199,9 +239,14 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset |
     last, best = run / "last.ckpt", run / "best.ckpt"
     samples.length = options.batch_size * options.steps_per_epoch * options.devices
     samples.seed = options.seed
+    if not samples.length:
+        raise UsageError("fit.steps_per_epoch=0: must be 1 or more")
     held = held_batches(samples, options)
     if held is None:
-        loader = DataLoader(samples, options.batch_size, num_workers=options.workers, drop_last=True)
+        mine = _EachInTurn(len(samples)) if options.devices > 1 else None
+        loader = DataLoader(
+            samples, options.batch_size, sampler=mine, num_workers=options.workers, drop_last=True
+        )
     else:
         loader = DataLoader(held, batch_size=None)
     judged = None if validation is None else DataLoader(validation, options.batch_size)
@@ -270,7 +315,7 @@ def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=options.steps_per_epoch,
-        use_distributed_sampler=options.devices > 1,
+        use_distributed_sampler=False,  # Lightning's would be in another order once a run is resumed
     )
 
 

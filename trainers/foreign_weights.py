@@ -8,9 +8,26 @@ from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from engines.expression import without_prefix
 from engines.networks import ExpressionNet, FaceResNet
+from engines.spec import ModelSpec
 from engines.tensors import read_tensors
 
 IMAGENET = {"resnet18": "ResNet18_Weights", "efficientnet_b0": "EfficientNet_B0_Weights"}
+
+
+def own_start(start: str, spec: ModelSpec) -> nn.Module:
+    """A checkpoint of the network that `spec` is of, ready to learn on. Raises UsageError for one of another."""
+    network, its = load_checkpoint(Path(start))
+    if (its.task, its.network) != (spec.task, spec.network):
+        raise UsageError(
+            f"start={start}: is a {its.network} for {its.task}, not a {spec.network} for {spec.task}"
+        )
+    if other := [
+        f"{name}={value}"
+        for name, value in its.network_args.items()
+        if spec.network_args.get(name, value) != value
+    ]:
+        raise UsageError(f"start={start}: has {', '.join(other)}; set it so, or leave start out")
+    return network.train()
 
 
 def start_network(network: ExpressionNet, kind: str, start: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import make_network
 from engines.errors import MienError
 from engines.geometry import (
     LANDMARK_SIZE,
@@ -18,9 +18,10 @@ from engines.geometry import (
     transform_points,
     warp,
 )
-from engines.networks import StackedHourglass
+from engines.spec import ModelSpec
 from trainers.batched_changes import jitter_matrices, mirrored, moved
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.foreign_weights import own_start
 from trainers.held import Draw
 from trainers.label_checks import FIVE_POINTS, box_xyxy, checked_rows, pictures, word
 from trainers.landmark_lists import is_landmark_folder, listed_faces
@@ -139,10 +140,13 @@ def load_samples(config: LandmarksConfig, split: str = "train") -> LandmarkSampl
     return LandmarkSamples(images, np.stack([detector_like_box(row) for row in rows]), points)
 
 
+def landmarks_spec(config: LandmarksConfig) -> ModelSpec:
+    args = {"stacks": config.stacks, "channels": config.channels}
+    return ModelSpec("landmarks", "landmarks", "StackedHourglass", args, (128, 128), ("heatmaps",))
+
+
 def train(config: LandmarksConfig) -> nn.Module:
     torch.manual_seed(config.fit.seed)
-    if config.start:
-        network = load_checkpoint(Path(config.start))[0].train()
-    else:
-        network = StackedHourglass(stacks=config.stacks, channels=config.channels)
+    spec = landmarks_spec(config)
+    network = own_start(config.start, spec) if config.start else make_network(spec)
     return fit(LandmarkRecipe(network, config.fit), load_samples(config), Path(config.run))

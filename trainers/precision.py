@@ -10,7 +10,7 @@ from engines.machine import BF16_FLAGS, cpu_flags
 from trainers.whole_file import whole_file
 
 FILE = "precision.txt"  # in the run's folder: a run that is resumed goes on as it began
-BF16, F32 = "bf16-mixed", "32-true"
+BF16, F16, F32 = "bf16-mixed", "16-mixed", "32-true"
 ROUNDS = 5
 
 
@@ -22,7 +22,7 @@ def precision_of(asked: str, accelerator: str, run: Path) -> str:
     if not kept.is_file():
         on_gpu = accelerator != "cpu" and torch.cuda.is_available()
         with whole_file(kept) as file:
-            file.write((BF16 if on_gpu or bf16_is_faster() else F32).encode())
+            file.write((gpu_precision() if on_gpu else BF16 if bf16_is_faster() else F32).encode())
     return kept.read_text(encoding="utf-8")
 
 
@@ -30,6 +30,10 @@ def recorded_precision(asked: str, run: Path) -> str:
     """The same for a card, of a run that has been."""
     kept = run / FILE
     return kept.read_text(encoding="utf-8") if asked == "auto" and kept.is_file() else asked
+
+
+def gpu_precision() -> str:
+    return BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else F16
 
 
 def bf16_is_faster() -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from engines.checkpoint import CARD_FILE, save_checkpoint
+from engines.errors import UsageError
 from engines.expression import expression_spec
 from engines.spec import EMOTIONS, ModelSpec
 from trainers import attributes, detector, expression, ffhq, landmarks, recognition
+from trainers.fit import check_machine
 from trainers.options import override
 from trainers.provenance import (
     changed_options,
@@ -21,6 +23,7 @@ from trainers.provenance import (
     provenance,
     sources,
 )
+from trainers.run_options import claim
 
 FIGURES_START, FIGURES_END = "<!-- figures -->", "<!-- /figures -->"
 MODEL_OF = {
@@ -88,6 +91,10 @@ def make_config(recipe: str, settings: Sequence[str], logger: str = "csv") -> An
 def train_recipe(recipe: str, settings: Sequence[str], logger: str = "csv") -> Path:
     """Train, choose the default threshold, and write RUN/MODEL as a checkpoint; returns its folder."""
     config = make_config(recipe, settings, logger)
+    if recipe != "ffhq" and not config.fit.steps_per_epoch:
+        raise UsageError("fit.steps_per_epoch=0: must be 1 or more; ffhq alone counts its own")
+    check_machine(config.fit)
+    claim(config)
     network = TRAIN[recipe](config)
     return finish(recipe, config, network)
 
@@ -119,13 +126,9 @@ def spec_of(recipe: str, config: Any) -> ModelSpec:
             "detector", "detector", "Detector", args, (640, 384), ("scores", "sides"), threshold=0.5
         )
     if recipe == "landmarks":
-        args = {"stacks": config.stacks, "channels": config.channels}
-        return ModelSpec("landmarks", "landmarks", "StackedHourglass", args, (128, 128), ("heatmaps",))
+        return landmarks.landmarks_spec(config)
     if recipe == "recognition":
-        args = {"embedding_size": config.embedding_size}
-        return ModelSpec(
-            "embedder", "embedder", "FaceResNet", args, (112, 112), ("embedding",), threshold=0.5
-        )
+        return recognition.embedder_spec(config)
     if recipe == "ffhq":
         return ffhq.ffhq_spec(config)
     if recipe == "expression":

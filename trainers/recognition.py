@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.checkpoint import file_sha256, load_checkpoint
+from engines.checkpoint import file_sha256, make_network
 from engines.errors import UsageError
 from engines.geometry import FACE_SIZE, Floats, Image, warp
 from engines.networks import FaceResNet
+from engines.spec import ModelSpec
 from trainers.batched_changes import mirrored
 from trainers.faces import (
     STORED_SIZE,
@@ -24,6 +25,7 @@ from trainers.faces import (
     to_inner,
 )
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.foreign_weights import own_start
 from trainers.held import Draw
 from trainers.recognition_sets import celeba_faces, check_labels, lfw_faces, unlabelled_faces
 from trainers.teacher import TeacherEmbedder
@@ -232,7 +234,9 @@ class RecognitionRecipe(Recipe):
             total, figures["cosine"] = far.mean() * 10, 1 - far.detach().mean()
         if known.any():
             share = risen(self.share_done(self.global_step), self.rise)
-            identity = F.cross_entropy(self.head(embedding[known], label[known], share), label[known])
+            with torch.autocast(embedding.device.type, enabled=False):  # bf16 is too coarse for angles
+                logits = self.head(embedding[known], label[known], share)
+            identity = F.cross_entropy(logits, label[known])
             total, figures["identity"] = total + self.identity_weight * identity, identity.detach()
         return total, figures
 
@@ -245,13 +249,18 @@ def keep_as_is(network: FaceResNet, layers: int) -> None:
         layer.requires_grad_(False).eval()
 
 
+def embedder_spec(config: RecognitionConfig) -> ModelSpec:
+    args = {"embedding_size": config.embedding_size}
+    return ModelSpec("embedder", "embedder", "FaceResNet", args, (112, 112), ("embedding",), threshold=0.5)
+
+
 def first_network(config: RecognitionConfig) -> FaceResNet:
     """What training begins with. Raises UsageError where layers are to be frozen that are not there or know nothing."""
     if not config.start and config.frozen:
         raise UsageError(f"frozen={config.frozen}: layers that have learnt nothing; name weights with start=")
-    network = FaceResNet(config.embedding_size)
-    if config.start:
-        network = load_checkpoint(Path(config.start))[0].train()
+    spec = embedder_spec(config)
+    network = own_start(config.start, spec) if config.start else make_network(spec)
+    assert isinstance(network, FaceResNet)
     keep_as_is(network, config.frozen)
     return network
 

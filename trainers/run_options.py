@@ -1,0 +1,58 @@
+"""Which options a run was begun with: the same folder is not gone on with under others, and its card tells no lies."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from engines.errors import MienError
+from trainers.whole_file import whole_file
+
+OPTIONS_FILE = "options.json"
+# Options of `fit` that may change from call to call: how long, and by what machine.
+FREE = (
+    "epochs",
+    "until",
+    "patience",
+    "threads",
+    "workers",
+    "progress",
+    "accelerator",
+    "devices",
+    "precision",
+)
+FREE += ("logger", "gpu_data")
+
+
+def claim(config: Any) -> None:
+    """Note the options of the run's folder. Raises MienError where it holds a run that was begun with others.
+
+    An option that the folder does not know is newer than its run, which went by the default.
+    """
+    run = Path(config.run)
+    mine, found = fixed_options(config), begun_with(run)
+    found = fixed_options(type(config)()) | found if found else mine
+    if other := [name for name, value in mine.items() if found[name] != value]:
+        raise MienError(f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it")
+    with whole_file(run / OPTIONS_FILE) as file:
+        file.write((json.dumps(mine, indent=2) + "\n").encode())
+
+
+def begun_with(run: Path) -> dict[str, object]:
+    """The options of a run's folder; none where nothing was begun."""
+    path = run / OPTIONS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def fixed_options(config: Any) -> dict[str, object]:
+    """By their names on the command line; those that make the run another one."""
+    named: dict[str, object] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if name in ("run", "logging"):
+            continue
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, each in parts.items():
+            if name not in ("fit", "training") or part not in FREE:
+                named[f"{name}.{part}".rstrip(".")] = each
+    fixed: dict[str, object] = json.loads(json.dumps(named))
+    return fixed
