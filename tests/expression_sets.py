@@ -45,7 +45,7 @@ def write_votes(folder: Path, rng: np.random.Generator, each: int) -> None:
     for label, word in enumerate(WORDS):
         for i in range(each):
             votes = {f"v_{name}": 0 for name in VOTED} | {
-                f"v_{VOTED[VOTE_OF[label]]}": 2 if i == 2 else 4 + i % 4
+                f"v_{VOTED[VOTE_OF[label]]}": 2 if i == 2 else (4, 6, 6, 7)[i % 4]
             }
             copy = f"fer_{word}_0.webp" if i == 1 else ""
             rows.append(

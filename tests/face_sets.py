@@ -54,9 +54,11 @@ def point_columns(points: np.ndarray) -> dict[str, float]:
 
 
 def write_scenes(folder: Path, rng: np.random.Generator, n: int = 16) -> None:
-    pictures, rows = {}, []
+    """Each before a wall of its own, so that none is a near-duplicate of another."""
+    pictures, rows, walls = {}, [], np.random.default_rng(7)
     for i in range(n):
-        picture = np.full((200, 300, 3), rng.integers(60, 190), np.uint8)
+        grey = rng.integers(60, 190) + walls.integers(-30, 31, (5, 7, 1)).repeat(3, 2)
+        picture = cv2.resize(grey.astype(np.uint8), (300, 200))
         side = int(rng.integers(60, 120))
         picture[40 : 40 + side, 80 : 80 + side], _ = face(rng, side, side * 0.33, 0.42)
         name = f"web_{i:03d}.webp"

@@ -167,6 +167,26 @@ def test_scenes_without_any_face_are_refused(data, tmp_path):
         train_detector(DetectorConfig(data=str(data), run=str(tmp_path / "run"), limit=4))
 
 
+@pytest.mark.parametrize(("limit", "count"), [(0, 12), (4, 3)])
+def test_near_duplicates_of_held_out_scenes_are_not_trained_on_whatever_the_limit(data, limit, count):
+    with ImageZip(data, "scenes") as archive:
+        held_out = archive.bytes_of("web_000.webp")
+    spoil(data, "scenes", files={"web_001.webp": held_out})
+
+    names = [scene.name for scene in load_scenes(str(data), limit)]
+
+    assert "web_001.webp" not in names and count == len(names)
+
+
+def test_scenes_that_all_repeat_held_out_ones_are_refused(data):
+    with ImageZip(data, "scenes") as archive:
+        held_out = archive.bytes_of("web_000.webp")
+    spoil(data, "scenes", files={f"web_{i:03d}.webp": held_out for i in range(16)})
+
+    with pytest.raises(MienError, match=r"scenes\.zip: all 4 training scenes nearly repeat held-out ones"):
+        load_scenes(str(data), limit=4)
+
+
 def test_wrong_poses_are_named_before_portraits_are_pasted(data):
     spoil(data, "mtfl", {0: {"pose": 9}})
 

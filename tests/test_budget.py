@@ -101,4 +101,6 @@ def test_a_run_of_train_all_goes_on_with_the_start_that_it_began_with(tmp_path):
     assert [f"start={tmp_path / 'recognition' / 'embedder'}"] == start()
     (tmp_path / "attributes").mkdir()
     (tmp_path / "attributes" / "options.json").write_text('{"start": ""}', encoding="utf-8")
+    assert 1 == len(start())
+    (tmp_path / "attributes" / "last.ckpt").touch()
     assert [] == start()

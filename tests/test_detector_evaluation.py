@@ -114,6 +114,17 @@ def test_wider_face_is_read_with_its_invalid_boxes_in_doubt(wider):
     assert ((60, 80, 3), 0, 1) == (first.image.shape, len(none.faces), len(second.faces))
 
 
+@pytest.mark.parametrize("zeros", ["0 0 0 0 0 0 0 0 0 0\n", "0.0 0 0 0\n", ""])
+def test_a_wider_picture_without_faces_may_have_a_line_of_zeros_or_none(tmp_path, zeros):
+    none, one = f"none {{}}.jpg\n0\n{zeros}", "a.jpg\n1\n5 6 20 30 0 0 0 0 0 0\n"
+    (tmp_path / "list.txt").write_text(none.format(1) + none.format(2) + one + none.format(3))
+
+    entries = read_list(tmp_path / "list.txt")
+
+    expected = [("none 1.jpg", 0), ("none 2.jpg", 0), ("a.jpg", 1), ("none 3.jpg", 0)]
+    assert expected == [(entry.path, len(entry.faces)) for entry in entries]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("a.jpg\n2\n1 2 3 4\n", "'a.jpg' does not fit"), ("a.jpg\nmany\n", "'a.jpg'"), ("a.jpg\n", "'a.jpg'")],

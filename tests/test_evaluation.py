@@ -1,6 +1,7 @@
 """The measuring side: intervals, equal conditions, calibration, and pictures."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from daemon.cli import app
 from engines.backends.eager import EagerEngine
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
-from engines.errors import MienError
+from engines.errors import MienError, UsageError
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
@@ -215,6 +216,43 @@ def test_the_command_prints_json_alone_and_draws_where_it_is_told(sets, tmp_path
     nme = next(value for name, value in figures.items() if name.startswith("NME"))
     assert nme["low"] <= nme["value"] <= nme["high"] and "%" == nme["unit"]
     assert {"landmarks.png", "landmark_errors.png"} == {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("typo", "there is no checkpoint .*typo/embedder; name the folder that holds embedder, or embedder itself"),
+        ("run/detector", "is itself a checkpoint; name the folder that holds embedder"),
+    ],
+)  # fmt: skip
+def test_weights_without_the_model_are_refused_and_the_card_left_alone(sets, tmp_path, named, words):
+    for model in ("detector", "embedder"):
+        shutil.copytree(WEIGHTS / model, tmp_path / "run" / model)
+    card = tmp_path / "run" / "embedder" / "card.md"
+    before = card.read_text()
+    settings = [f"data={sets}", "backend=eager", f"weights={tmp_path / named}"]
+
+    result = CliRunner().invoke(app, ["evaluate", "recognition", *settings, "--write-card", str(card.parent)])
+    with pytest.raises(UsageError, match=f"weights=.*{named}: {words}"):
+        evaluate_recipe("recognition", settings)
+
+    assert isinstance(result.exception, UsageError)
+    assert before == card.read_text()
+
+
+def test_weights_may_be_the_checkpoint_s_own_folder_and_other_models_are_the_shipped_ones(
+    sets, tmp_path, untrained
+):
+    spec = ModelSpec("embedder", "embedder", "FaceResNet", {}, (112, 112), ("embedding",), threshold=0.5)
+    folder = untrained(spec)
+    settings = [f"data={sets}", "backend=eager"]
+
+    inside, itself = (
+        evaluate_recipe("recognition", [*settings, f"weights={each}"])
+        for each in (folder, folder / "embedder")
+    )
+
+    assert inside == itself != evaluate_recipe("recognition", settings)
 
 
 def test_mtfl_teaches_gender_alone_and_only_by_its_training_part(sets):

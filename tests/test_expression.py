@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from engines.checkpoint import load_checkpoint, make_network, save_checkpoint
 from engines.errors import MienError, UsageError
 from engines.expression import expression_spec, load_classifier
-from engines.networks.expression import KINDS, ImageNetInput
+from engines.networks.expression import KINDS
+from engines.networks.layers import ImageNetInput
 from engines.runtime import WEIGHTS, load_engine
 from engines.spec import EXPRESSIONS
 from trainers.evaluation import evaluate_recipe
@@ -131,7 +132,8 @@ def test_the_union_keeps_confirmed_labels_of_the_five_classes(expression_sets):
     pictures, _ = labelled_pictures(DataOptions(str(expression_sets)))
     fer = [picture for picture in pictures if picture.source == "ferplus"]
 
-    assert 5 * 5 == len(fer)  # of 6 a class one has too few votes; the repeated first row counts once
+    # Of 6 a class one has too few votes; the repeated first row counts once; three recur in another part.
+    assert 5 * 5 - 3 == len(fer)
     assert min(picture.votes for picture in fer) >= 3
     assert not any("neutral" in picture.name for picture in pictures)
 
@@ -153,10 +155,11 @@ def test_near_duplicates_and_subjects_stay_on_one_side(expression_sets):
     pictures, parts = labelled_pictures(DataOptions(str(expression_sets)))
     sides: dict[tuple[str, str], set[str]] = {}
     for picture, part in zip(pictures, parts, strict=True):
-        sides.setdefault((picture.source, picture.group), set()).add(str(part))
+        for of in (picture.group, picture.like or picture.name):
+            sides.setdefault((picture.source, of), set()).add(str(part))
 
     assert {1} == {len(side) for side in sides.values()}
-    assert 5 == sum(p.group.endswith("_0.webp") and p.name.endswith("_1.webp") for p in pictures)
+    assert any(p.like.endswith("_0.webp") and p.name.endswith("_0.webp") for p in pictures)
 
 
 def test_the_split_has_its_shares_in_every_class_and_comes_out_the_same_again():
@@ -246,7 +249,7 @@ def test_a_label_out_of_range_and_a_missing_file_are_named(expression_sets, tmp_
         )
 
     with pytest.raises(
-        MienError, match=r"expw/fear_2.webp: label 'bored' is not known; expw/happy_1.webp: is missing"
+        MienError, match=r"\(fear_2\.webp\): emotion 'bored' is none of .*; line 15: happy_1\.webp is missing"
     ):
         labelled_pictures(DataOptions(str(tmp_path)))
 
@@ -290,8 +293,8 @@ def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
         "recall of Fear",
         "label noise",
     )
-    assert all(words in names for words in wanted)
-    assert all("nan" not in str(value) for value in figures.values())
+    assert not [words for words in wanted if words not in names]
+    assert not [name for name, value in figures.items() if "nan" in str(value)]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +314,7 @@ def test_a_model_that_cannot_be_made_is_told_before_a_picture_is_aligned(
 
     with pytest.raises(MienError, match=words):
         train_recipe("expression", [f"data={expression_sets}", f"run={tmp_path / 'run'}", setting])
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").glob("crops-*"))
 
 
 def test_figures_by_hand():

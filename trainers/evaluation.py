@@ -13,8 +13,9 @@ from engines.stages import detect, embed
 from trainers.bootstrap import Figure
 from trainers.detection_metrics import Truth, judge
 from trainers.label_checks import checked_rows, pictures
-from trainers.measuring import STILL_BOX, EvaluationConfig, Figures, faces_through_chain
+from trainers.measuring import STILL_BOX, EvaluationConfig, Figures, faces_through_chain, holder_of
 from trainers.options import override
+from trainers.recipes import MODEL_OF
 from trainers.recognition_sets import IDENTITY, is_validation
 from trainers.scenes import has_scenes, load_scenes, spoilt
 from trainers.teacher import TeacherDetector
@@ -29,8 +30,11 @@ WANTED_PRECISION = 0.98
 
 
 def evaluate_recipe(recipe: str, settings: Sequence[str]) -> Figures:
-    """Figure names and values, as they go into the model's card."""
-    return measure_of(recipe)(override(EvaluationConfig(), settings))
+    """Figure names and values, as they go into the model's card. Raises UsageError for weights without its model."""
+    config = override(EvaluationConfig(), settings)
+    if config.weights:
+        config = dataclasses.replace(config, weights=holder_of(config.weights, MODEL_OF[recipe]))
+    return measure_of(recipe)(config)
 
 
 def figures_json(figures: Figures) -> str:

@@ -42,10 +42,18 @@ def expression_figures(config: EvaluationConfig) -> Figures:
         )
     labels = np.array([picture.label for picture in test])
     votes = np.array([picture.votes for picture in test])
+    once = np.array([not picture.recurs for picture in test])
     figures: Figures = {}
     for name, least in CONFIRMED.items():
         if (votes >= least).any():
             figures |= class_rows(name, found[votes >= least], labels[votes >= least])
+            rows = once & (votes >= least)
+            if (
+                0 < rows.sum() < (votes >= least).sum()
+            ):  # the rest are like pictures left out of training and validation
+                figures |= class_rows(
+                    f"{name}, of which there is no near-duplicate", found[rows], labels[rows]
+                )
             draw(config, f"expression-{least}-votes.png", found[votes >= least], labels[votes >= least], name)
     figures |= class_rows("union test", found, labels)
     draw(config, "expression-union.png", found, labels, "union test")

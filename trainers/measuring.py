@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.checkpoint import SPEC_FILE
 from engines.errors import UsageError
 from engines.geometry import Floats, Image, recognition_crop
 from engines.runtime import Engine, load_engine
@@ -40,6 +41,21 @@ def checkpoint_of(config: EvaluationConfig, model: str) -> Path:
     from engines.runtime import WEIGHTS
 
     return (Path(config.weights) if config.weights else WEIGHTS) / model
+
+
+def holder_of(weights: str, model: str) -> str:
+    """The folder that holds the model's checkpoint: `weights`, or its parent where `weights` is the checkpoint itself.
+
+    Raises UsageError where there is none: the shipped model would be measured in its place.
+    """
+    folder = Path(weights).absolute()
+    if (folder / model / SPEC_FILE).is_file():
+        return weights
+    is_one = (folder / SPEC_FILE).is_file()
+    if is_one and folder.name == model:
+        return str(folder.parent)
+    found = "is itself a checkpoint" if is_one else f"there is no checkpoint {Path(weights) / model}"
+    raise UsageError(f"weights={weights}: {found}; name the folder that holds {model}, or {model} itself")
 
 
 def engine(config: EvaluationConfig, model: str, size: tuple[int, int] | None = None) -> Engine:

@@ -27,7 +27,8 @@ FREE += ("logger", "gpu_data")
 def claim(config: Any) -> None:
     """Note the options of the run's folder. Raises MienError where it holds a run that was begun with others.
 
-    An option that the folder does not know is newer than its run, which went by the default.
+    What has not come to the end of an epoch binds nobody. An option that the folder does not know is newer than its
+    run, which went by the default.
     """
     run = Path(config.run)
     mine, found = fixed_options(config), begun_with(run)
@@ -41,7 +42,8 @@ def claim(config: Any) -> None:
 def begun_with(run: Path) -> dict[str, object]:
     """The options of a run's folder; none where nothing was begun."""
     path = run / OPTIONS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    begun = path.is_file() and any(run.rglob("last.ckpt"))
+    return json.loads(path.read_text(encoding="utf-8")) if begun else {}
 
 
 def fixed_options(config: Any) -> dict[str, object]:

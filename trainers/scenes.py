@@ -119,13 +119,16 @@ def load_scenes(folder: str, limit: int = 0) -> list[Scene]:
         corners = [np.concatenate(both).reshape(-1, 2) for both in labels]
         images = pictures(data, kept, corners)
         scenes = [Scene(n, i, *both) for i, n, both in zip(images, kept, labels, strict=True)]
-        if limit:
-            return scenes
         others = pictures(data, [n for n in names if held_out[n]])
         apart = np.stack([fingerprint(image) for image in others]).astype(np.int32)
     prints = np.stack([fingerprint(s.image) for s in scenes]).astype(np.int32)
     same = prints @ apart.T + (1 - prints) @ (1 - apart).T  # bits in common
-    return [scene for scene, common in zip(scenes, same.max(1), strict=True) if common < 256 - 24]
+    scenes = [scene for scene, common in zip(scenes, same.max(1), strict=True) if common < 256 - 24]
+    if not scenes:
+        raise MienError(
+            f"{data.path}: all {len(kept)} training scenes nearly repeat held-out ones; add others"
+        )
+    return scenes
 
 
 def held_out_truths(folder: str, limit: int = 0) -> Iterator[tuple[Image, Truth]]:

@@ -4,7 +4,7 @@
     ROOT/WIDER_val/images/0--Parade/0_Parade_marchingband_1_465.jpg
 
 The list has, for each picture, its path, the number of faces, and a line a face: x1 y1 w h blur expression
-illumination invalid occlusion pose. A picture without faces has a line of zeros.
+illumination invalid occlusion pose. A picture without faces has a line of zeros, which some tools leave out.
 """
 
 from collections.abc import Iterator
@@ -55,10 +55,8 @@ def read_list(path: Path) -> list[WiderEntry]:
     while at < len(lines):
         try:
             count = int(lines[at + 1])
-            num_lines = max(count, 1)
+            num_lines = count or int(_is_of_zeros(lines[at + 2 : at + 3]))
             rows = [[int(float(v)) for v in line.split()] for line in lines[at + 2 : at + 2 + num_lines]]
-            if count == 0 and rows and len(rows[0]) < 4:  # a list that leaves the line of zeros out
-                rows, num_lines = [], 0
             if len(rows) != num_lines or any(len(row) < 4 for row in rows):
                 raise ValueError(f"{count} faces are announced")
         except (ValueError, IndexError) as error:
@@ -68,6 +66,10 @@ def read_list(path: Path) -> list[WiderEntry]:
         entries.append(WiderEntry(lines[at], *split_boxes(rows[:count])))
         at += 2 + num_lines
     return entries
+
+
+def _is_of_zeros(lines: list[str]) -> bool:
+    return any(len(line.split()) >= 4 and not line.strip("0. \t") for line in lines)
 
 
 def split_boxes(rows: list[list[int]]) -> tuple[Floats, Floats]:
