@@ -80,8 +80,8 @@ def chain(engines: FaceEngines, images: Sequence[Image], ops: ImageOps, lap: Lap
     assert engines.embedder is not None and engines.attributes is not None
     embeddings = embed(engines.embedder, crops, ops=ops)
     lap("embed")
-    size = engines.attributes.input_size
-    close = ops.warp(of_face, [attribute_matrix(five, size[0]) for five in points], size)
+    size, room = engines.attributes.input_size, engines.attributes.spec.room
+    close = ops.warp(of_face, [attribute_matrix(five, size[0], room) for five in points], size)
     attributes = classify(engines.attributes, close, ops=ops)
     lap("attributes")
     return Told([len(each) for each in found], boxes, points, embeddings, attributes)

@@ -124,7 +124,7 @@ def variants(engine: Any) -> list[tuple[bool, Engine]]:
 
 def time_engine(engine: Engine, batch: int, device: str, seconds: float) -> Timing:
     """Pictures that are on the device already, answers that stay there."""
-    faces = parity_batch(engine.spec.task, engine.input_size)
+    faces = parity_batch(engine.spec.task, engine.input_size, engine.spec.room)
     pictures = faces[np.arange(batch) % len(faces)]
     on_device = getattr(engine, "on_device", None)
     if on_device is None:

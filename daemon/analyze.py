@@ -77,7 +77,10 @@ class Analysis(Struct, frozen=True, kw_only=True, tag_field="schema", tag="mien.
 
 @dataclass(frozen=True, slots=True)
 class Analyst:
-    """Reads stills. `people` may be empty: then nobody is named."""
+    """Reads stills. `people` may be empty: then nobody is named.
+
+    Raises MienError where the attributes engine was not trained on crops of faces.
+    """
 
     engines: FaceEngines
     quality: QualityConfig
@@ -86,6 +89,10 @@ class Analyst:
     embeddings: bool = False
     min_score: float | None = None
     switches: CameraConfig = field(default_factory=lambda: CameraConfig(name="stills", source="stills"))
+
+    def __post_init__(self) -> None:
+        if self.engines.attributes is not None:
+            self.engines.attributes.spec.check_aligned()
 
     def image(self, path: Path) -> AnalyzedImage:
         """The entry of one image; one that cannot be read is told of in it."""
@@ -145,7 +152,8 @@ class Analyst:
         engine = self.engines.attributes
         if engine is None:
             return [AttributeFields()] * len(faces)
-        crops = [attribute_crop(image, face.landmarks, engine.input_size[0]) for face in faces]
+        size, room = engine.input_size[0], engine.spec.room
+        crops = [attribute_crop(image, face.landmarks, size, room) for face in faces]
         scores = classify_both_sides(engine, np.stack(crops))
         return [
             attribute_fields(self.switches, float(age), float(female), emotion)

@@ -154,16 +154,17 @@ class Bench:
     def _face_stages(self, faces: Faces, ops: ImageOps) -> Iterator[Timing]:
         engines = self.engines
         close_size = engines.attributes.input_size if engines.attributes else CROP
+        room = engines.attributes.spec.room if engines.attributes else 0
         for num in (1, self.batch):
             some = faces.first(num)
             find = partial(find_landmarks, engines.landmarks, some.images, some.boxes_xyxy, ops=ops)
             yield self._timed("landmarks", num, find)
         for num in (1, self.batch):
             yield self._timed(
-                "align (two crops)", num, partial(aligned_on_host, faces.first(num), ops, close_size)
+                "align (two crops)", num, partial(aligned_on_host, faces.first(num), ops, close_size, room)
             )
         for num in (1, self.batch):
-            aligned, close = crops_of(faces.first(num), ops, close_size)
+            aligned, close = crops_of(faces.first(num), ops, close_size, room)
             if engines.embedder is not None:
                 yield self._timed("embed", num, partial(embed, engines.embedder, aligned, ops=ops))
             if engines.attributes is not None:
@@ -198,16 +199,16 @@ class Bench:
             return measured_chain(name, pipeline, batches, self.seconds)
 
 
-def crops_of(faces: Faces, ops: ImageOps, close_size: tuple[int, int]) -> tuple[Any, Any]:
-    """The recognition crops (M, 112, 112, 3), and the attribute crops (M, S, S, 3), of the close size."""
+def crops_of(faces: Faces, ops: ImageOps, close_size: tuple[int, int], room: int = 0) -> tuple[Any, Any]:
+    """The recognition crops (M, 112, 112, 3), and the attribute crops (M, S, S, 3), of the close size and room."""
     aligned = ops.warp(faces.images, [alignment_matrix(five) for five in faces.landmarks], CROP)
-    maps = [attribute_matrix(five, close_size[0]) for five in faces.landmarks]
+    maps = [attribute_matrix(five, close_size[0], room) for five in faces.landmarks]
     return aligned, ops.warp(faces.images, maps, close_size)
 
 
-def aligned_on_host(faces: Faces, ops: ImageOps, close_size: tuple[int, int]) -> None:
+def aligned_on_host(faces: Faces, ops: ImageOps, close_size: tuple[int, int], room: int) -> None:
     """crops_of, waited for where a device makes them."""
-    for crops in crops_of(faces, ops, close_size):
+    for crops in crops_of(faces, ops, close_size, room):
         ops.fetch(crops)
 
 

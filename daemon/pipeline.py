@@ -68,7 +68,8 @@ class FacePipeline:
 
     every_frame: every usable face is embedded and classified in every frame, not only when it is due.
     ops: where pictures are cut up; None: where the engines run.
-    Raises MienError where the gallery cannot be used with the engines' embedder.
+    Raises MienError where the gallery cannot be used with the engines' embedder, or the attributes engine was not
+    trained on crops of faces.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class FacePipeline:
             spec = engines.embedder.spec
             self._threshold = threshold_of(config.identity, spec)
             gallery = gallery or LiveGallery(config.gallery.path, model_id(spec))
+        if engines.attributes is not None:
+            engines.attributes.spec.check_aligned()
         self._gallery = gallery
         self._cameras: dict[str, CameraState] = {}
         self._owed: list[Event] = []  # of tracks that ended; told even if the batch fails later
@@ -291,9 +294,9 @@ class FacePipeline:
         if not due or self._engines.attributes is None:
             return
         images = [pictures[look.frame.camera] for look in due]
-        size = self._engines.attributes.input_size
+        size, room = self._engines.attributes.input_size, self._engines.attributes.spec.room
         matrices = [
-            look.person.classified.next_side(attribute_matrix(look.landmarks, size[0]), size[0])
+            look.person.classified.next_side(attribute_matrix(look.landmarks, size[0], room), size[0])
             for look in due
         ]
         crops = self._ops.warp(images, matrices, size)

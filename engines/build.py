@@ -125,7 +125,7 @@ def _source(
     network, spec = load_checkpoint(request.checkpoint)
     if request.precision != "int8" or not quantised:
         return Source(request, spec, network), {}
-    crops, told = calibration_batch(spec.task, request.size, calibrate)
+    crops, told = calibration_batch(spec.task, request.size, calibrate, spec.room)
     return Source(request, spec, network, calibration=crops), told
 
 

@@ -46,20 +46,23 @@ def shipped_faces() -> list[FacePicture]:
         ]
 
 
-def parity_batch(task: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The shipped faces, plain and mirrored, as the task's model is fed them: (4, H, W, 3) uint8; always the same."""
+def parity_batch(task: str, size: tuple[int, int], room: int = 0) -> NDArray[np.uint8]:
+    """The shipped faces, plain and mirrored, as the task's model is fed them: (4, H, W, 3) uint8; always the same.
+
+    `room` is the spec's, here and below.
+    """
     faces = shipped_faces()
-    return np.stack([crop(task, each, size) for face in faces for each in (face, mirrored(face))])
+    return np.stack([crop(task, each, size, room) for face in faces for each in (face, mirrored(face))])
 
 
 def calibration_batch(
-    task: str, size: tuple[int, int], folder: Path | None = None
+    task: str, size: tuple[int, int], folder: Path | None = None, room: int = 0
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     """(N, H, W, 3) uint8 crops, varied in pose, light and sharpness, and what the manifest says of them."""
     faces = faces_of(folder) if folder else shipped_faces()
     rng = np.random.default_rng(281)
     count = max(NUM_CROPS, len(faces))
-    crops = np.stack([crop(task, varied(faces[i % len(faces)], rng), size) for i in range(count)])
+    crops = np.stack([crop(task, varied(faces[i % len(faces)], rng), size, room) for i in range(count)])
     told = {
         "pictures": str(folder) if folder else "the shipped portraits",
         "faces": len(faces),
@@ -94,7 +97,7 @@ def faces_of(folder: Path) -> list[FacePicture]:
     return found
 
 
-def crop(task: str, face: FacePicture, size: tuple[int, int]) -> Image:
+def crop(task: str, face: FacePicture, size: tuple[int, int], room: int = 0) -> Image:
     """What the task's model gets of a face, at (width, height) `size`."""
     if task == "detector":
         return letterbox(_scaled_to(face.image, size), size)[0]
@@ -103,7 +106,7 @@ def crop(task: str, face: FacePicture, size: tuple[int, int]) -> Image:
     elif task == "embedder":
         cut = recognition_crop(face.image, face.landmarks)
     else:
-        cut = attribute_crop(face.image, face.landmarks, size[0])
+        cut = attribute_crop(face.image, face.landmarks, size[0], room)
     same = cut.shape[1::-1] == tuple(size)
     return cut if same else cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
 

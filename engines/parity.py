@@ -24,7 +24,7 @@ def check_parity(
 ) -> tuple[str, dict[str, float]]:
     """What the engine was compared with, and its deviation per output; raises MienError where one is off."""
     against = against or reference(request)
-    batch = parity_batch(against.spec.task, request.size)
+    batch = parity_batch(against.spec.task, request.size, against.spec.room)
     wanted = against(batch)
     got = {name: np.concatenate([engine(picture[None])[name] for picture in batch]) for name in wanted}
     _check_batched(engine, batch, got, request)

@@ -151,7 +151,7 @@ def test_what_a_backend_cannot_do_is_wrong_use(weights, words, wrong):
 
 
 def clocked(monkeypatch, **seconds):
-    """Seconds that convolutions take in each precision; returns a list that has an entry for each time they are timed."""
+    """Seconds that convolutions take in each precision; the list that comes back grows each time they are timed."""
     timed = []
 
     def fake():

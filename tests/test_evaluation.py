@@ -18,7 +18,15 @@ from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
 from tests.face_sets import face, write_zip
-from trainers.attribute_sets import UNKNOWN, blacked_out, evenly, ferplus_rows, fill_black, mtfl
+from trainers.attribute_sets import (
+    UNKNOWN,
+    blacked_out,
+    evenly,
+    ferplus_rows,
+    fill_black,
+    mtfl,
+    recurring,
+)
 from trainers.attributes import AttributesConfig, age_distribution, start_from
 from trainers.bootstrap import Figure, bootstrap, share
 from trainers.calibration import best_temperature, divide, expected_calibration_error, tempered
@@ -193,6 +201,37 @@ def test_a_part_of_fer_that_is_not_there_is_named(tmp_path):
         assert 1 == len(ferplus_rows(data, "train"))
         with pytest.raises(MienError, match=r"ferplus\.zip: no voted row with the usage PublicTest"):
             ferplus_rows(data, "val")
+
+
+def test_fer_s_near_duplicates_are_left_out_of_the_parts_that_come_before(tmp_path):
+    """The set names them with another suffix than its own pictures have."""
+
+    def row(name, usage, dup_of=""):
+        return {"path": f"{name}.webp", "usage": usage, "dup_of": dup_of, "unknown": 0} | {
+            f"v_{emotion}": 3 if emotion == "anger" else 1 for emotion in EMOTIONS
+        }
+
+    rows = [
+        row("a", "Training", "b.png"),
+        row("b", "PrivateTest"),
+        row("c", "Training", "a.png"),
+        row("d", "PublicTest", "e.png"),
+        row("e", "Training"),
+        row("f", "Training", "g.png"),
+        row("g", "Training"),
+        row("h", "PrivateTest"),
+    ]
+    blank = np.zeros((48, 48, 3), np.uint8)
+    write_zip(tmp_path / "ferplus.zip", {each["path"]: blank for each in rows}, rows)
+
+    with ImageZip(tmp_path, "ferplus") as data:
+        parts = {
+            part: "".join(r["path"][0] for r in ferplus_rows(data, part)) for part in ("train", "val", "test")
+        }
+        again = recurring(data)
+
+    assert {"train": "fg", "val": "d", "test": "bh"} == parts
+    assert {f"{name}.webp" for name in "abcde"} == again
 
 
 def test_attributes_are_measured_by_group_with_pictures(sets, tmp_path):

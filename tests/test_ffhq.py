@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision.models import mobilenet_v3_small, resnet18
 
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import load_checkpoint, save_checkpoint
 from engines.errors import MienError, UsageError
 from engines.networks import AttributesNet
 from engines.runtime import WEIGHTS
@@ -23,6 +24,7 @@ from trainers.ffhq import (
     FfhqConfig,
     FfhqSamples,
     cropped,
+    ffhq_spec,
     load_state,
     make_network,
     mtfl_faces,
@@ -107,7 +109,7 @@ def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
     assert best["epoch"] == min(history, key=lambda r: r["val_loss"])["epoch"]
     assert ("thumbnail", 64) == (best["crop"], best["options"]["input_size"])
     network, spec = load_checkpoint(checkpoint)
-    assert ((64, 64), EMOTIONS) == (spec.input_size, spec.labels)
+    assert ((64, 64), EMOTIONS, False) == (spec.input_size, spec.labels, spec.aligned)
     kept = load_file(run / "best_model.safetensors")
     assert all(
         torch.allclose(v.half().float(), network.state_dict()[k])
@@ -118,7 +120,7 @@ def test_the_ffhq_recipe_leaves_what_the_seed_left_and_resumes(tmp_path):
     averaged = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     assert all(value.equal(averaged[f"averaged.module.{name}"]) for name, value in begun.items())
     figures = evaluate_recipe("ffhq", [f"data={folder}", f"weights={run}", "backend=eager"])
-    assert 3 == len(figures) and all("machine-made" in name for name in figures)
+    assert 6 == len(figures) and all("machine-made" in name for name in figures)  # once, and from both sides
 
 
 def test_a_run_that_its_time_ends_leaves_its_last_epoch_and_the_curves(sets, tmp_path):
@@ -161,8 +163,6 @@ def test_a_wide_crop_has_the_daemon_s_in_its_middle_and_begins_with_what_it_show
 
 
 def test_the_ffhq_network_may_be_a_torchvision_backbone_from_a_state_dict(tmp_path):
-    from torchvision.models import mobilenet_v3_small
-
     torch.manual_seed(0)
     torch.save(mobilenet_v3_small().state_dict(), tmp_path / "backbone.pt")
     config = FfhqConfig(backbone="mobilenet_v3_small", start=str(tmp_path / "backbone.pt"), input_size=64)
@@ -170,7 +170,7 @@ def test_the_ffhq_network_may_be_a_torchvision_backbone_from_a_state_dict(tmp_pa
     network = make_network(config).eval()
 
     first = torch.load(tmp_path / "backbone.pt", weights_only=True)["features.0.0.weight"]
-    assert (first == network.trunk.state_dict()["features.0.0.weight"]).all()
+    assert (first == network.trunk.state_dict()["body.features.0.0.weight"]).all()
     assert (2,) == network(torch.zeros(2, 3, 64, 64))[1].shape
 
 
@@ -185,7 +185,66 @@ def test_imagenet_s_weights_arrive_under_the_names_that_layers_had_before(monkey
     trunk = make_network(FfhqConfig(backbone="densenet121", start="imagenet")).trunk.state_dict()
 
     assert not published.keys() <= own.keys()
-    assert all(value.equal(own[name]) for name, value in trunk.items())
+    assert all(value.equal(own[name.removeprefix("body.")]) for name, value in trunk.items())
+
+
+def pictured(body):
+    """Pictures (2, 3, 64, 64), BGR, as training normalises them, and what `body` says of them as torchvision feeds."""
+    pixels = torch.randint(0, 256, (2, 3, 64, 64)).float()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (pixels - 127.5) / 128, body((pixels.flip(1) / 255 - mean[:, None, None]) / std[:, None, None])
+
+
+@pytest.fixture
+def imagenet(monkeypatch, tmp_path):
+    """A small network whose random weights pass for ImageNet's: fetched, and in the file imagenet.pt."""
+    torch.manual_seed(0)
+    body = resnet18().eval()
+    state = body.state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(state))
+    torch.save(state, tmp_path / "imagenet.pt")
+    body.fc = torch.nn.Identity()
+    return body
+
+
+@pytest.mark.parametrize("start", ["imagenet", "imagenet.pt"])
+@torch.inference_mode()
+def test_weights_of_imagenet_are_fed_as_imagenet_was_in_training_and_in_use(imagenet, tmp_path, start):
+    start = start if start == "imagenet" else str(tmp_path / start)
+    config = FfhqConfig(backbone="resnet18", start=start, input_size=64)
+
+    network = make_network(config).eval()
+
+    images, wanted = pictured(imagenet)
+    assert torch.allclose(wanted, network.trunk(images), atol=1e-4)
+    assert not torch.allclose(wanted, imagenet(images), atol=0.1)
+    spec = save_checkpoint(tmp_path / "attributes", network, ffhq_spec(config), "# a card\n")
+    used, _ = load_checkpoint(tmp_path / "attributes")
+    assert True is spec.network_args["imagenet_input"]
+    assert torch.allclose(wanted, used.trunk(images), atol=0.02)  # weights in half precision
+
+
+@torch.inference_mode()
+def test_what_began_without_imagenet_goes_on_without_its_input_and_what_began_with_it_with_it(
+    imagenet, tmp_path
+):
+    for name, start in (("plain", ""), ("fed", "imagenet")):
+        config = FfhqConfig(backbone="resnet18", start=start, input_size=64)
+        first = make_network(config)
+        torch.save(first.state_dict(), tmp_path / f"{name}.pt")
+        again = replace(config, start=str(tmp_path / f"{name}.pt"))
+
+        assert ffhq_spec(config) == ffhq_spec(again)
+        assert (name == "fed") == ffhq_spec(again).network_args.get("imagenet_input", False)
+        assert all(
+            value.equal(first.state_dict()[n]) for n, value in make_network(again).state_dict().items()
+        )
+        (tmp_path / f"{name}.pt").unlink()
+        assert ffhq_spec(config) == ffhq_spec(again)  # the card is written when training has ended
+
+    plain = AttributesNet(backbone="resnet18")
+    assert f"trunk.{next(iter(resnet18().state_dict()))}" in plain.state_dict()
+    assert "imagenet_input" not in ffhq_spec(FfhqConfig(start=str(WEIGHTS / "attributes"))).network_args
 
 
 def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_path):
@@ -220,7 +279,7 @@ def test_a_network_that_cannot_be_made_is_refused_before_any_data_are_read(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
 
     with pytest.raises(MienError, match=words):
-        train_recipe("ffhq", [f"data={tmp_path / 'none'}", *settings])
+        train_recipe("ffhq", [f"data={tmp_path / 'none'}", f"run={tmp_path / 'run'}", *settings])
 
 
 def test_a_lightning_checkpoint_starts_a_trunk_as_its_state_dict_does(tmp_path):
@@ -239,7 +298,7 @@ def test_a_backbone_that_knows_nothing_yet_is_told(capsys):
     assert "backbone=mobilenet_v3_small: from scratch; start=imagenet" in capsys.readouterr().out
 
 
-def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets):
+def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets, tmp_path):
     config = FfhqConfig(data=str(sets), crop="wide", input_size=88)
     faces, others = thumbnails(config, "train"), mtfl_faces(config)
     samples = FfhqSamples(faces, others)
@@ -260,4 +319,4 @@ def test_mtfl_teaches_gender_beside_ffhq_and_nothing_else(sets):
     assert "ffhq.zip" in provenance("ffhq", config) and "mtfl.zip" not in provenance("ffhq", config)
     assert "mtfl.zip" in provenance("ffhq", replace(config, mtfl=True))
     with pytest.raises(UsageError, match="crop=attribute or crop=wide"):
-        train_recipe("ffhq", [f"data={sets}", "crop=thumbnail", "mtfl=true"])
+        train_recipe("ffhq", [f"data={sets}", f"run={tmp_path}", "crop=thumbnail", "mtfl=true"])

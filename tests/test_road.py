@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 from typer.testing import CliRunner
 
 from daemon.cli import app
@@ -28,6 +29,7 @@ from trainers.closed_set import (
     train_closed_set,
 )
 from trainers.closed_set_faces import Faces, load_closed_set
+from trainers.closed_set_networks import load_start, make_backbone, save_backbone
 from trainers.closed_set_report import accuracy_figures, predict, table_text
 from trainers.face_rows import FaceRecord, read_records, write_records
 from trainers.provenance import git_revision
@@ -325,6 +327,46 @@ def test_a_start_is_loaded_and_the_table_says_whom_it_has_seen(road, tmp_path):
         train_closed_set(
             [*common, f"run={tmp_path / 'd'}", "network=resnet18", "embedding_size=9", f"start={first}"]
         )
+
+
+@torch.inference_mode()
+def test_imagenet_s_weights_are_fed_as_imagenet_was_and_so_is_what_starts_from_their_run(
+    tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    published = models.resnet18()
+    state = published.state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(state))
+    config = ClosedSetConfig(start="imagenet", embedding_size=8)
+
+    backbone, _ = make_backbone(config)
+
+    published.fc = backbone.body.fc
+    pixels = torch.randint(0, 256, (2, 3, 112, 112)).float()  # BGR
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    images = (pixels - 127.5) / 128
+    wanted = published.eval()((pixels.flip(1) / 255 - mean[:, None, None]) / std[:, None, None])
+    assert torch.allclose(wanted, backbone.eval()(images), atol=1e-4)
+
+    save_backbone(tmp_path, backbone, config, ["a"], 8)
+    on, _ = make_backbone(dataclasses.replace(config, start=str(tmp_path)))
+    load_start(on, dataclasses.replace(config, start=str(tmp_path)), ["a"])
+    assert torch.allclose(wanted, on.eval()(images), atol=1e-4)
+
+
+def test_a_backbone_from_before_imagenet_s_input_is_fed_as_it_was(tmp_path):
+    config = ClosedSetConfig(embedding_size=8)
+    backbone, _ = make_backbone(config)
+    save_backbone(tmp_path, backbone, config, ["a"], 8)
+    about = json.loads((tmp_path / "backbone.json").read_text())
+    assert about.pop("imagenet_input") is False
+    (tmp_path / "backbone.json").write_text(json.dumps(about))
+
+    again = dataclasses.replace(config, start=str(tmp_path))
+    on, _ = make_backbone(again)
+    load_start(on, again, ["a"])
+
+    assert all(value.equal(backbone.state_dict()[name]) for name, value in on.state_dict().items())
 
 
 def test_a_head_starts_from_embeddings_of_images_as_small_as_training_begins_with(monkeypatch):

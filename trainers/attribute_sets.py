@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import cv2
 import numpy as np
 
 from engines.errors import MienError
-from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image, alignment_matrix
+from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image, alignment_matrix, attribute_crop
 from engines.spec import EMOTIONS
+from trainers.expression_data import first_copies
 from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
 from trainers.ffhq_layout import MAX_AGE, open_ffhq
 from trainers.label_checks import FIVE_POINTS, Pictures, checked_rows, number, pictures, refuse_absent, word
@@ -66,10 +68,10 @@ class AttributeData(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelledFaces:
-    """Aligned crops (M, 144, 144, 3); age in years (M,), female 0/1 (M,), emotion (M, 8); UNKNOWN where unlabelled.
+    """Aligned crops (M, 144, 144, 3), or what a View shows; age in years (M,), female 0/1 (M,), emotion (M, 8).
 
-    `share` is how often the set is drawn, `weight` what its labels count. Where `masked`, a black
-    pixel is background to be filled. `names` are the files, in order.
+    UNKNOWN where unlabelled. `share` is how often the set is drawn, `weight` what its labels count. Where `masked`,
+    a black pixel is background to be filled. `names` are the files, in order.
     """
 
     crops: np.ndarray
@@ -85,6 +87,17 @@ class LabelledFaces:
         return len(self.crops)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """The attribute crop as an engine with more room around the face is fed it: side and room as attribute_crop has."""
+
+    size: int
+    room: int
+
+    def cut(self, image: Image, points: Floats) -> Image:
+        return attribute_crop(image, points, self.size, self.room)
+
+
 def evenly(rows: Sequence[Row], limit: int) -> list[Row]:
     """At most `limit` rows, from all over the list, which is often sorted by age or class; 0 is all."""
     if not 0 < limit < len(rows):
@@ -92,16 +105,20 @@ def evenly(rows: Sequence[Row], limit: int) -> list[Row]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def align_set(data: Pictures, name: str, files: list[str], finder: FaceFinder, run: str = "") -> np.ndarray:
+def align_set(
+    data: Pictures, name: str, files: list[str], finder: FaceFinder, run: str = "", view: View | None = None
+) -> np.ndarray:
     """Stored attribute crops of every file, by our own landmarks; grey 48 px pictures are enlarged first.
 
+    With a view they are what it shows instead.
     The landmarks are kept in the folder `run`: they take minutes, and a resumed run needs them again.
     Raises MienError naming every picture that cannot be read.
     """
     key = hashlib.sha256(json.dumps([files, finder.landmarks.spec.weights_sha256]).encode()).hexdigest()
     kept = Path(run) / f"points_{name}_{key[:12]}.npy"
     known = np.load(kept) if run and kept.is_file() else None
-    crops = np.empty((len(files), STORED_SIZE, STORED_SIZE, 3), np.uint8)
+    side = view.size if view else STORED_SIZE
+    crops = np.empty((len(files), side, side, 3), np.uint8)
     found = np.empty((len(files), 5, 2), np.float32)
     for k, batch in enumerate(batched(pictures(data, files))):
         rows = slice(k * 256, k * 256 + len(batch))
@@ -110,6 +127,7 @@ def align_set(data: Pictures, name: str, files: list[str], finder: FaceFinder, r
         boxes = np.tile(guess, (len(images), 1))
         found[rows] = known[rows] if known is not None else finder.refine(images, boxes)[0]
         cut = black_background_crop if name == "emotion_masked" else attribute_stored_crop
+        cut = view.cut if view else cut
         crops[rows] = [cut(image, points) for image, points in zip(images, found[rows], strict=True)]
     if run and known is None:
         with whole_file(kept) as file:
@@ -174,11 +192,13 @@ def utkface_rows(data: ImageZip, part: str) -> list[dict[str, str]]:
     return rows
 
 
-def utkface(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
+def utkface(
+    config: AttributeData, part: str, finder: FaceFinder, run: str = "", view: View | None = None
+) -> LabelledFaces:
     with ImageZip(config.data, "utkface") as data:
         rows = evenly(utkface_rows(data, part), config.limit)
         names = tuple(row["file"] for row in rows)
-        crops = align_set(data, "utkface", list(names), finder, run)
+        crops = align_set(data, "utkface", list(names), finder, run, view)
     age = np.array([float(row["age_years"]) for row in rows], np.float32)
     female = np.array([float(row["gender"]) for row in rows], np.float32)
     return LabelledFaces(crops, age, female, np.full((len(rows), len(EMOTIONS)), UNKNOWN, np.float32), names)
@@ -209,26 +229,41 @@ def mtfl(config: AttributeData, cut: Callable[[Image, Floats], Image] | None = N
 
 
 def ferplus_rows(data: ImageZip, part: str) -> list[dict[str, str]]:
-    """FER+ rows of a part: first row of each path, with votes; training rows that recur in another part left out.
+    """FER+ rows of a part: first row of each path, with votes; without those that nearly recur in a later part.
 
     `test` keeps the PrivateTest pictures whose single highest vote is an emotion.
     """
-    first: dict[str, dict[str, str]] = {}
-    for row in checked_rows(data, FERPLUS, key="path"):
-        first.setdefault(row["path"], row)
+    first = first_copies(checked_rows(data, FERPLUS, key="path"))
     usage = FER_USAGE[part]
-    rows = [row for row in first.values() if row["usage"] == usage and votes(row).sum() > 0]
+    rows = [row for row in first if row["usage"] == usage and votes(row).sum() > 0]
     if not rows:
         raise MienError(f"{data.path}: no voted row with the usage {usage}, which {part} needs")
     if part == "test":
         return [row for row in rows if clear_winner(row)]
-    rows = [r for r in rows if first.get(r.get("dup_of") or "", r)["usage"] == r["usage"]]
+    usages = usages_of(first)
+    rows = [row for row in rows if usage == max(usages[row["like"]], key=list(FER_USAGE.values()).index)]
     if part == "train":
         voted = np.sum([votes(row) for row in rows], axis=0)
         refuse_absent(
             data.path, "a vote for", EMOTIONS, [n for n, v in zip(EMOTIONS, voted, strict=True) if v]
         )
     return rows
+
+
+def usages_of(first: Sequence[Mapping[str, str]]) -> dict[str, set[str]]:
+    """In which of FER's parts near-duplicates of a picture are, by the first of them."""
+    usages = defaultdict(set)
+    for row in first:
+        if row["usage"] in FER_USAGE.values():
+            usages[row["like"]].add(row["usage"])
+    return usages
+
+
+def recurring(data: ImageZip) -> frozenset[str]:
+    """FER's pictures that nearly recur in another of its parts."""
+    first = first_copies(checked_rows(data, FERPLUS, key="path"))
+    usages = usages_of(first)
+    return frozenset(row["path"] for row in first if len(usages[row["like"]]) > 1)
 
 
 def votes(row: Mapping[str, str]) -> Floats:
@@ -240,11 +275,13 @@ def clear_winner(row: dict[str, str]) -> bool:
     return bool((counts == counts.max()).sum() == 1 and counts.max() > float(row["unknown"] or 0))
 
 
-def ferplus(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
+def ferplus(
+    config: AttributeData, part: str, finder: FaceFinder, run: str = "", view: View | None = None
+) -> LabelledFaces:
     with ImageZip(config.data, "ferplus") as data:
         rows = evenly(ferplus_rows(data, part), config.limit)
         names = [row["path"] for row in rows]
-        crops = align_set(data, "ferplus", names, finder, run)
+        crops = align_set(data, "ferplus", names, finder, run, view)
     emotion = np.stack([votes(row) / votes(row).sum() for row in rows])
     return _emotion_only(crops, emotion, names)
 
@@ -273,12 +310,14 @@ def hard_labelled(
     return _emotion_only(crops, emotion, names, masked=name == "emotion_masked")
 
 
-def ffhq(config: AttributeData, part: str, finder: FaceFinder, run: str = "") -> LabelledFaces:
+def ffhq(
+    config: AttributeData, part: str, finder: FaceFinder, run: str = "", view: View | None = None
+) -> LabelledFaces:
     """FFHQ's part: every label was made by a machine."""
     with open_ffhq(config.data) as data:
         rows = evenly(data.faces(part), config.limit)
         names = tuple(row.image for row in rows)
-        crops = align_set(data.images, "ffhq", list(names), finder, run)
+        crops = align_set(data.images, "ffhq", list(names), finder, run, view)
     age = np.array([row.age for row in rows], np.float32)
     female = np.array([row.female for row in rows], np.float32)
     return LabelledFaces(crops, age, female, np.stack([r.emotion for r in rows]), names)

@@ -20,7 +20,18 @@ from trainers.measuring import EvaluationConfig
 from trainers.provenance import git_revision
 from trainers.recipes import FIGURES_END, FIGURES_START, NOT_RECORDED
 
-ALIKE = ("task", "network", "network_args", "input_size", "outputs", "labels", "mean", "std")
+ALIKE = (
+    "task",
+    "network",
+    "network_args",
+    "input_size",
+    "outputs",
+    "labels",
+    "mean",
+    "std",
+    "room",
+    "aligned",
+)
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 ABOUT = ""  # what stands before a card's first heading
 CHOOSING = {"detector": "detector", "embedder": "recognition"}  # models with a threshold, and their recipes

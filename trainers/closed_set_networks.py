@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError, UsageError
 from engines.networks import FaceResNet, MobileFaceNet
+from engines.networks.layers import ImageNetInput, behind_imagenet_input
 from trainers.provenance import provenance
 
 RESNETS = ("resnet18", "resnet50")
@@ -53,7 +54,15 @@ def resnet(config: Any) -> nn.Module:
         nn.Linear(features, config.embedding_size, bias=False),
         nn.BatchNorm1d(config.embedding_size),
     )
-    return network
+    return behind_imagenet_input(network) if imagenet_input(config) else network
+
+
+def imagenet_input(config: Any) -> bool:
+    """Whether the start's weights are used to ImageNet's input: they are its own, or a run's that began with them."""
+    if config.start == "imagenet":
+        return True
+    path = Path(config.start) / ABOUT
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("imagenet_input", False)
 
 
 def load_start(backbone: nn.Module, config: Any, persons: Sequence[str]) -> str:
@@ -95,6 +104,7 @@ def save_backbone(
         "alignment": config.alignment,
         "loss": config.loss,
         "start": config.start,
+        "imagenet_input": any(isinstance(each, ImageNetInput) for each in backbone.modules()),
         "persons": list(persons),
         "made": provenance("closed_set", config).splitlines(),
     }

@@ -8,10 +8,10 @@ import numpy as np
 
 from engines.geometry import Floats
 from engines.runtime import Engine
-from engines.spec import EMOTIONS
+from engines.spec import EMOTIONS, ModelSpec
 from engines.stages import AttributeScores, classify, classify_both_sides
 from trainers import plots
-from trainers.attribute_sets import LabelledFaces, ferplus, ffhq, utkface
+from trainers.attribute_sets import LabelledFaces, View, ferplus, ffhq, recurring, utkface
 from trainers.bootstrap import Figure, bootstrap, mean_figure, share, wilson
 from trainers.calibration import (
     best_temperature,
@@ -41,27 +41,44 @@ class Measured:
 
 def measured(classifier: Engine, faces: LabelledFaces) -> Measured:
     """As seen once, like each of a track's looks."""
-    return Measured(faces, classify(classifier, shown(faces.crops, classifier.input_size[0])))
+    return Measured(faces, classify(classifier, as_fed(classifier, faces)))
 
 
 def measured_from_both_sides(classifier: Engine, faces: LabelledFaces) -> Measured:
     """As stills are, and in the mean a track."""
-    return Measured(faces, classify_both_sides(classifier, shown(faces.crops, classifier.input_size[0])))
+    return Measured(faces, classify_both_sides(classifier, as_fed(classifier, faces)))
+
+
+def as_fed(classifier: Engine, faces: LabelledFaces) -> np.ndarray:
+    """The faces' crops as the engine is fed them: of stored ones their middle."""
+    return shown(faces.crops, classifier.input_size[0]) if view_of(classifier) is None else faces.crops
+
+
+def view_of(classifier: Engine) -> View | None:
+    """What an engine that sees more than the attribute crop is to be shown; None: stored crops hold it."""
+    room = classifier.spec.room
+    return View(classifier.input_size[0], room) if room else None
 
 
 def attribute_figures(config: EvaluationConfig) -> Figures:
-    """UTKFace test: age and gender, by group. FER+ PrivateTest: emotion. FFHQ test: agreement with a machine."""
+    """UTKFace test: age and gender, by group. FER+ PrivateTest: emotion. FFHQ test: agreement with a machine.
+
+    Raises MienError where the network was not trained on crops of faces.
+    """
     finder, classifier = FaceFinder(engine(config, "landmarks")), engine(config, "attributes")
-    aged = measured(classifier, utkface(config, "test", finder, config.run))
-    judged = measured(classifier, ferplus(config, "test", finder, config.run))
+    classifier.spec.check_aligned()
+    view = view_of(classifier)
+    aged = measured(classifier, utkface(config, "test", finder, config.run, view))
+    judged = measured(classifier, ferplus(config, "test", finder, config.run, view))
     figures = age_gender_rows("UTKFace test", aged)
     figures |= group_rows(config, aged)
     figures |= emotion_rows(judged)
     figures |= calibration_rows(config, classifier, finder, aged, judged)
-    both = (measured_from_both_sides(classifier, each.faces) for each in (aged, judged))
+    both = [measured_from_both_sides(classifier, each.faces) for each in (aged, judged)]
     figures |= rows_from_both_sides(*both)
+    figures |= rows_without_recurring(config, judged, both[1])
     if (Path(config.data) / "ffhq.zip").is_file():
-        figures |= agreement_rows(measured(classifier, ffhq(config, "test", finder, config.run)))
+        figures |= agreement_rows(measured(classifier, ffhq(config, "test", finder, config.run, view)))
     if config.plots:
         draw(Path(config.plots), aged, judged)
     return figures
@@ -70,7 +87,7 @@ def attribute_figures(config: EvaluationConfig) -> Figures:
 def ffhq_figures(config: EvaluationConfig) -> Figures:
     """The FFHQ recipe's network on FFHQ's test part, cropped as it was trained."""
     classifier = engine(config, "attributes")
-    crop = load_ffhq_crop(config)
+    crop = load_ffhq_crop(config, classifier.spec)
     settings = FfhqConfig(
         data=config.data, limit=config.limit, crop=crop, input_size=classifier.input_size[0]
     )
@@ -87,10 +104,12 @@ def ffhq_figures(config: EvaluationConfig) -> Figures:
     return figures
 
 
-def load_ffhq_crop(config: EvaluationConfig) -> str:
-    """How the checkpoint's training cropped; what the daemon does, where nothing is written."""
+def load_ffhq_crop(config: EvaluationConfig, spec: ModelSpec) -> str:
+    """How the checkpoint's training cropped: by its spec, by its metadata where the spec is older than the question."""
     import json
 
+    if spec.room or not spec.aligned:
+        return "wide" if spec.aligned else "thumbnail"
     path = checkpoint_of(config, "attributes") / "metadata.json"
     return json.loads(path.read_text(encoding="utf-8"))["crop"] if path.is_file() else "attribute"
 
@@ -111,6 +130,21 @@ def rows_from_both_sides(aged: Measured, judged: Measured) -> Figures:
         "emotion accuracy (8), from both sides": share(found.argmax(1) == label),
         "emotion KL(votes, found), from both sides": mean_figure(divergence(judged.faces.emotion, found)),
         "emotion ECE, from both sides": calibration_figure(found, label),
+    }
+
+
+def rows_without_recurring(config: EvaluationConfig, once: Measured, both: Measured) -> Figures:
+    """Emotion on the pictures of which FER+'s other parts have no near-duplicate: training may have seen those."""
+    with ImageZip(config.data, "ferplus") as data:
+        again = recurring(data)
+    alone = np.array([name not in again for name in once.faces.names])
+    if alone.all() or not alone.any():
+        return {}
+    label = once.faces.emotion.argmax(1)
+    name = f"emotion accuracy (8), the {alone.sum()} without a near-duplicate in other parts"
+    return {
+        f"{name}{how}": share((found.scores.emotion.argmax(1) == label)[alone])
+        for how, found in (("", once), (", from both sides", both))
     }
 
 
@@ -197,7 +231,7 @@ def calibration_rows(
         before, after, temperature = tempered(found, 1 / folded["emotion"]), found, folded["emotion"]
         said = "folded into the network"
     else:
-        held = measured(classifier, ferplus(config, "val", finder, config.run))
+        held = measured(classifier, ferplus(config, "val", finder, config.run, view_of(classifier)))
         clear = single_highest(held.faces.emotion)
         temperature = best_temperature(held.scores.emotion[clear], held.faces.emotion[clear].argmax(1))
         before, after = found, tempered(found, temperature)

@@ -176,7 +176,7 @@ def _union(folder: str) -> list[Picture]:
         checks += [_subject] if source == "ckplus" else []
         with ImageZip(folder, source) as data:
             rows = checked_rows(data, checks, name, suffix=".webp")
-        for row in _first_copies(rows) if voted else rows:
+        for row in first_copies(rows) if voted else rows:
             label = LABEL_OF.get(row[key].lower())
             given = [int(row[vote]) for vote in FER_VOTES] if voted else []
             if label is None or (given and not given[label]):
@@ -203,7 +203,7 @@ def _subject(row: Mapping[str, str]) -> str:
     return "" if row.get("subject") else "has no subject"
 
 
-def _first_copies(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def first_copies(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The first row of each path, with the end of its chain of near-duplicates as `like`."""
     first: dict[str, dict[str, str]] = {}
     for row in rows:

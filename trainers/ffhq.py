@@ -9,6 +9,7 @@ labelled distribution (5); batches of 64, 30 epochs, a rate of 1e-4, pictures of
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -243,8 +244,34 @@ def read_history(run: Path) -> list[dict[str, float]]:
 def ffhq_spec(config: FfhqConfig) -> ModelSpec:
     args: dict[str, Any] = {"age_bins": config.age_bins, "input_size": config.input_size}
     args |= {"backbone": config.backbone} if config.backbone else {}
-    size = (config.input_size, config.input_size)
-    return ModelSpec("attributes", "attributes", "AttributesNet", args, size, OUTPUTS, labels=EMOTIONS)
+    args |= {"imagenet_input": True} if imagenet_input(config) else {}
+    return ModelSpec(
+        "attributes",
+        "attributes",
+        "AttributesNet",
+        args,
+        (config.input_size, config.input_size),
+        OUTPUTS,
+        labels=EMOTIONS,
+        room=room_of(config),
+        aligned=config.crop != "thumbnail",
+    )
+
+
+def imagenet_input(config: FfhqConfig) -> bool:
+    """Whether the backbone is fed as torchvision feeds its own: where it starts from weights that are used to that."""
+    if config.start == "imagenet":
+        return True
+    start = Path(config.start)
+    return bool(config.backbone and config.start) and not start.is_dir() and is_used_to_imagenet(start)
+
+
+@functools.cache  # asked again when training ends, when the file may be gone
+def is_used_to_imagenet(path: Path) -> bool:
+    """A file of a bare backbone, whose weights are torchvision's; or of a network of ours that began with such."""
+    names = without_prefix(read_tensors(path))
+    ours = any(name.startswith("trunk.") for name in names)
+    return not ours or any(name.startswith("trunk.body.") for name in names)
 
 
 def write_checkpoint(folder: Path, config: FfhqConfig, network: nn.Module, row: dict[str, float]) -> None:
@@ -276,8 +303,8 @@ def make_network(config: FfhqConfig) -> AttributesNet:
     network = untrained(config)
     start = Path(config.start)
     if config.start == "imagenet":
-        weights = imagenet(config.backbone)
-        network.trunk.load_state_dict({k: v for k, v in weights.items() if k in network.trunk.state_dict()})
+        weights, body = imagenet(config.backbone), body_of(network)
+        body.load_state_dict({k: v for k, v in weights.items() if k in body.state_dict()})
     elif config.start and not start.is_dir():
         load_state(network, start)
     elif config.start and not config.backbone:
@@ -295,9 +322,14 @@ def make_network(config: FfhqConfig) -> AttributesNet:
 
 
 def untrained(config: FfhqConfig) -> AttributesNet:
-    backbone = config.backbone
+    backbone, prepared = config.backbone, imagenet_input(config)
     try:
-        return AttributesNet(age_bins=config.age_bins, input_size=config.input_size, backbone=backbone)
+        return AttributesNet(
+            age_bins=config.age_bins,
+            input_size=config.input_size,
+            backbone=backbone,
+            imagenet_input=prepared,
+        )
     except (ValueError, IndexError):  # no such network; no linear layer at its end
         if not backbone:
             raise
@@ -328,7 +360,7 @@ def load_state(network: AttributesNet, path: Path) -> None:
     Nothing is run that such a file may hold.
     """
     state = without_prefix(read_tensors(path))
-    target: nn.Module = network if any(name.startswith("trunk.") for name in state) else network.trunk
+    target: nn.Module = network if any(name.startswith("trunk.") for name in state) else body_of(network)
     own = target.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
@@ -336,6 +368,11 @@ def load_state(network: AttributesNet, path: Path) -> None:
             f"{path}: none of its {len(state)} tensors fits; set backbone to the network it is of"
         )
     target.load_state_dict(own | fitting)
+
+
+def body_of(network: AttributesNet) -> nn.Module:
+    """The trunk, without what prepares its input."""
+    return getattr(network.trunk, "body", network.trunk)
 
 
 def train(config: FfhqConfig) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.networks.embedder import FaceTrunk
+from engines.networks.layers import behind_imagenet_input
 
 AGE_UNIT = 100.0  # years: an age head without bins works near 0..1
 
@@ -17,7 +18,8 @@ class AttributesNet(nn.Module):
     """Normalised attribute crop (B, 3, S, S) -> age in years (B,), logit of female (B,), emotion logits (B, 8).
 
     `age_bins` Y makes the age the mean of a distribution over 0, 1 .. Y - 1 years (Rothe et al. 2018, "DEX",
-    sec. 3.2); 0 makes it one number. `backbone` names a torchvision classifier to take the trunk's place.
+    sec. 3.2); 0 makes it one number. `backbone` names a torchvision classifier to take the trunk's place;
+    with `imagenet_input` it is fed as its ImageNet weights are used to.
     """
 
     years: Tensor
@@ -29,10 +31,12 @@ class AttributesNet(nn.Module):
         age_bins: int = 0,
         input_size: int = 112,
         backbone: str = "",
+        imagenet_input: bool = False,
     ) -> None:
         super().__init__()
         if backbone:
-            self.trunk, channels = torchvision_trunk(backbone)
+            body, channels = torchvision_trunk(backbone)
+            self.trunk = behind_imagenet_input(body) if imagenet_input else body
         else:
             self.trunk, channels = FaceTrunk(widths, size=input_size), widths[-1]
         self.shared = nn.Sequential(nn.Linear(channels, 128), nn.BatchNorm1d(128), nn.ReLU())  # (B, 128)

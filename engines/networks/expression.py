@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.networks.embedder import FaceTrunk
-from engines.networks.layers import conv_bn_relu
+from engines.networks.layers import ImageNetInput, conv_bn_relu
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of 0..1
 KINDS = ("face_trunk", "cnn", "cnn_large", "resnet18", "efficientnet_b0", "vit_tiny")
 
 
@@ -37,27 +36,6 @@ class ExpressionNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.trunk(x))  # (B, C) -> (B, classes)
         return logits
-
-
-class ImageNetInput(nn.Module):
-    """From the spec's normalisation (BGR, mean 127.5, std 128) to ImageNet's (RGB), enlarged `enlarged` times."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, enlarged: int = 1) -> None:
-        super().__init__()
-        self.enlarged = enlarged
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        # Not persistent: a checkpoint's half precision would round them.
-        self.register_buffer("scale", (128 / 255 / std)[None, :, None, None], persistent=False)
-        self.register_buffer("shift", ((127.5 / 255 - mean) / std)[None, :, None, None], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flip(1) * self.scale + self.shift
-        if self.enlarged == 1:
-            return x
-        return F.interpolate(x, scale_factor=float(self.enlarged), mode="bilinear", align_corners=False)
 
 
 class VisionTransformer(nn.Module):

@@ -3,7 +3,13 @@
 B batch, C channels, H and W height and width.
 """
 
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of 0..1
 
 
 def conv_bn(
@@ -65,3 +71,29 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.shortcut(x) + self.body(x)  # (B, out_channels, H, W)
         return out
+
+
+class ImageNetInput(nn.Module):
+    """From the spec's normalisation (BGR, mean 127.5, std 128) to ImageNet's (RGB), enlarged `enlarged` times."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, enlarged: int = 1) -> None:
+        super().__init__()
+        self.enlarged = enlarged
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        # Not persistent: a checkpoint's half precision would round them.
+        self.register_buffer("scale", (128 / 255 / std)[None, :, None, None], persistent=False)
+        self.register_buffer("shift", ((127.5 / 255 - mean) / std)[None, :, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flip(1) * self.scale + self.shift
+        if self.enlarged == 1:
+            return x
+        return F.interpolate(x, scale_factor=float(self.enlarged), mode="bilinear", align_corners=False)
+
+
+def behind_imagenet_input(body: nn.Module) -> nn.Sequential:
+    """torchvision's network, fed as its ImageNet weights are used to; its tensors are named `body.*`."""
+    return nn.Sequential(OrderedDict(input=ImageNetInput(), body=body))
