@@ -83,3 +83,10 @@ def main() -> None:
     except MienError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except PermissionError as error:  # of a folder on the way, which may not be searched
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror}; check the permissions of the folders it lies in",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import doctor
+from daemon import cli, doctor
 from daemon.config import Config, find_config
 from daemon.control_client import NoDaemonError, connected
 from daemon.gallery import Gallery, NoGalleryError
@@ -124,3 +124,16 @@ def test_a_working_folder_that_is_locked_is_told_when_a_config_is_looked_for(loc
 
     with as_nobody(), pytest.raises(MienError, match=r"^config\.yaml: cannot be reached"):
         find_config()
+
+
+def test_a_command_in_a_folder_that_may_not_be_searched_says_so_in_one_line(locked, monkeypatch, capsys):
+    from daemon.commands import keys  # now: its modules cannot be imported without rights
+
+    assert keys
+    monkeypatch.setattr("sys.argv", ["mien", "keys", "new", "me", "--folder", str(locked / "in")])
+
+    with as_nobody(), pytest.raises(SystemExit) as left:
+        cli.main()
+
+    assert 1 == left.value.code
+    assert f"error: {locked}/in/me.key: Permission denied; check" in capsys.readouterr().err
