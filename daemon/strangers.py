@@ -6,8 +6,9 @@ K tracks, D embedding size. Similarities are cosines.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -22,20 +23,34 @@ from daemon.records import FacesEvent, decode
 from engines.errors import MienError, UsageError
 
 Floats = NDArray[np.float32]
+NUM_LOOKS = 8
+"""The newest looks that a track is known by."""
+
+ALIKE = 0.3
+"""Cosine to the newest look from which another is of the same person; the track may have gone over to another."""
+
 TrackId = tuple[str, int, str, int]  # instance, epoch, camera, number
 
 
 @dataclass(slots=True)
 class Seen:
-    """An unknown track. embedding: (D,) its last, the mean over its usable looks; interocular_px: the largest."""
+    """An unknown track. looks: (D,) unit vectors, the newest last; interocular_px: the largest."""
 
     camera: str
     track: int
-    embedding: Floats
     first: datetime
     last: datetime
+    looks: deque[Floats] = field(default_factory=lambda: deque(maxlen=NUM_LOOKS))
     frames: int = 0
     interocular_px: float = 0.0
+
+    @property
+    def embedding(self) -> Floats:
+        """(D,) unit vector: the mean of the looks like the newest, which are of both sides by turns."""
+        looks = np.stack(self.looks)
+        mean = looks[looks @ looks[-1] >= ALIKE].mean(0)
+        unit: Floats = mean / max(float(np.linalg.norm(mean)), 1e-9)
+        return unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +151,12 @@ def unknown_tracks(paths: Sequence[Path]) -> dict[TrackId, Seen]:
                 continue
             vector = np.array(face.embedding, np.float32)
             at = event.frame.captured_at
-            seen = tracks.setdefault(key, Seen(event.camera, face.track, vector, at, at))
-            seen.embedding, seen.last, seen.frames = vector, at, seen.frames + 1
+            seen = tracks.setdefault(key, Seen(event.camera, face.track, at, at))
+            if (
+                not seen.looks or (vector != seen.looks[-1]).any()
+            ):  # an event carries the newest look until the next
+                seen.looks.append(vector)
+            seen.last, seen.frames = at, seen.frames + 1
             seen.interocular_px = max(seen.interocular_px, face.quality.interocular_px)
     if faces and bare == faces:
         raise MienError(

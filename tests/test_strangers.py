@@ -99,6 +99,18 @@ def test_a_track_speaks_with_its_last_embedding(recorded):
     assert (2, START, START + timedelta(minutes=1)) == (seen.frames, seen.first, seen.last)
 
 
+def test_a_track_is_the_mean_of_its_looks_each_counted_once(recorded):
+    one, other = like(person(1), 11), like(person(1), 12)
+    path = recorded(
+        *(event("door", 1, look, minute=minute) for minute, look in enumerate((one, one, one, other)))
+    )
+
+    ((seen,),) = (found.tracks for found in strangers([path], 0.5))
+
+    mean = one + other
+    np.testing.assert_allclose(seen.embedding, mean / np.linalg.norm(mean), atol=1e-5)
+
+
 def slowly_grouped(rows, threshold):
     """Average linkage as it is defined: the two groups most alike on average become one, again and again."""
     groups = [[i] for i in range(len(rows))]
