@@ -152,9 +152,8 @@ def unknown_tracks(paths: Sequence[Path]) -> dict[TrackId, Seen]:
             vector = np.array(face.embedding, np.float32)
             at = event.frame.captured_at
             seen = tracks.setdefault(key, Seen(event.camera, face.track, at, at))
-            if (
-                not seen.looks or (vector != seen.looks[-1]).any()
-            ):  # an event carries the newest look until the next
+            # An event carries the newest look until there is another.
+            if not seen.looks or (vector != seen.looks[-1]).any():
                 seen.looks.append(vector)
             seen.last, seen.frames = at, seen.frames + 1
             seen.interocular_px = max(seen.interocular_px, face.quality.interocular_px)

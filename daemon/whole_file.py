@@ -43,8 +43,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _is_device(path: Path) -> bool:
-    link = path.is_symlink() and path.absolute().parts[1] in ("dev", "proc")  # /dev/stdout, be it a file
     with suppress(OSError):
+        link = path.is_symlink() and path.absolute().parts[1] in ("dev", "proc")  # /dev/stdout, be it a file
         return path.exists() and (link or not (path.is_file() or path.is_dir()))
     return False
 

@@ -60,9 +60,9 @@ def test_no_log_tells_a_password(capsys, format):
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_a_traceback_tells_no_password(capsys, format):
     def write(log):
-        location = f"rtsp://me:{'secret' * 20}@host/1"
+        location = f"rtsp://me:{'secret' * 20}@host/1"  # a traceback with variables would cut it short
         try:
-            raise OSError("cannot reach rtsp://me:secret@host/1" * len(location[:1]))
+            raise OSError(f"cannot reach {location}")
         except OSError:
             log.exception("lost")
 

@@ -10,18 +10,21 @@ from trainers.whole_file import whole_file
 
 OPTIONS_FILE = "options.json"
 # Options of `fit` that may change from call to call: how long, and by what machine.
-FREE = (
-    "epochs",
-    "until",
-    "patience",
-    "threads",
-    "workers",
-    "progress",
-    "accelerator",
-    "devices",
-    "precision",
+FREE = frozenset(
+    [
+        "epochs",
+        "until",
+        "patience",
+        "threads",
+        "workers",
+        "progress",
+        "accelerator",
+        "devices",
+        "precision",
+        "logger",
+        "gpu_data",
+    ]
 )
-FREE += ("logger", "gpu_data")
 
 
 def claim(config: Any) -> None:
