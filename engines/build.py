@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from engines import lock, machine, manifest, memory
-from engines.calibration import calibration_batch
+from engines.calibration import calibrated_before, calibration_batch
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError
 from engines.manifest import EngineManifest
@@ -29,7 +29,8 @@ def build_engine(
 ) -> EngineManifest:
     """Build into a folder of its own beside the cache, prove it, then move it into place.
 
-    One builder at a time: whoever waited finds the other's engine in order and, without `force`, takes it.
+    One builder at a time: whoever waited finds the other's engine in order and, without `force`, takes it. int8 is
+    calibrated on the pictures in `calibrate`, by default on those that the engine before it was calibrated on.
     Raises MienError when the checkpoint does not fit, the engine disagrees with the reference, or the cache
     cannot be written.
     """
@@ -37,6 +38,7 @@ def build_engine(
         if not force and why_unusable(request) is None:
             return EngineManifest.load(request.folder)
         _sweep(request.folder)
+        calibrate = calibrate or calibrated_before(request.folder)[0]
         with _new_folder(request) as folder:
             built = _build(request, folder, calibrate)
             _move_into_place(folder, request.folder)

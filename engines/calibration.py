@@ -22,6 +22,7 @@ from engines.geometry import (
     recognition_crop,
     transform_points,
 )
+from engines.manifest import EngineManifest
 
 FACES_FILE = Path(__file__).parent / "faces" / "faces.npz"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -64,7 +65,7 @@ def calibration_batch(
     count = max(NUM_CROPS, len(faces))
     crops = np.stack([crop(task, varied(faces[i % len(faces)], rng), size, room) for i in range(count)])
     told = {
-        "pictures": str(folder) if folder else "the shipped portraits",
+        "pictures": str(folder.absolute()) if folder else "the shipped portraits",
         "faces": len(faces),
         "crops": len(crops),
         "sha256": hashlib.sha256(crops.tobytes()).hexdigest(),
@@ -77,7 +78,7 @@ def faces_of(folder: Path) -> list[FacePicture]:
     from engines.runtime import load_engine
     from engines.stages import detect, find_landmarks
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    paths = pictures_in(folder)
     if not paths:
         raise MienError(f"{folder}: no pictures to calibrate on ({', '.join(PICTURES)})")
     detector = load_engine("detector", backend="openvino", precision="f32")
@@ -95,6 +96,26 @@ def faces_of(folder: Path) -> list[FacePicture]:
     if not found:
         raise MienError(f"{folder}: no face found in {len(paths)} pictures; give some with clear faces")
     return found
+
+
+def calibrated_before(engine: Path) -> tuple[Path | None, str]:
+    """The user's folder that the engine in a cache's folder was calibrated on; what to say where it is empty now."""
+    try:
+        told = Path(EngineManifest.load(engine).calibration.get("pictures", ""))
+    except MienError:
+        return None, ""
+    if not told.is_absolute():
+        return None, ""
+    if pictures_in(told):
+        return told, ""
+    return (
+        None,
+        f"; {told}, which it was calibrated on, has no picture any more: on the shipped portraits instead",
+    )
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
 
 
 def crop(task: str, face: FacePicture, size: tuple[int, int], room: int = 0) -> Image:

@@ -224,9 +224,10 @@ def _build(
             f"engine {request.words}: {reason}, and engines.rebuild is never; `mien engines build` makes it"
         )
     from engines.build import build_engine
+    from engines.calibration import calibrated_before
 
     if progress:
-        progress(f"building {request.words}: {reason}")
+        progress(f"building {request.words}: {reason}{calibrated_before(request.folder)[1]}")
     build_engine(request, force=force)
 
 

@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.checkpoint import load_checkpoint
 from engines.errors import UsageError
 from engines.geometry import ATTRIBUTE_TEMPLATE, attribute_matrix, transform_points
 from engines.networks import AttributesNet
-from trainers.attributes import AttributesConfig, AttributesRecipe, mixed, train
+from engines.networks.layers import PlaceConv
+from engines.runtime import WEIGHTS
+from trainers.attribute_sets import LabelledFaces
+from trainers.attribute_teacher import AttributesTeacher
+from trainers.attributes import AttributesConfig, AttributesRecipe, answers_for, mixed, train
 from trainers.faces import ROOM, STORED_SIZE, shown, to_inner
 from trainers.fit import FitOptions, image_batch
 
@@ -35,7 +40,7 @@ def batch() -> tuple[Tensor, ...]:
     age = torch.tensor([30.0, 50, 20, -1, -1, -1])
     female = torch.tensor([0.0, 1, 1, -1, -1, -1])
     images = torch.randint(0, 256, (6, 112, 112, 3), dtype=torch.uint8)
-    return images, age, female, votes, torch.ones(6)
+    return images, age, female, votes, torch.ones(6), torch.empty((6, 0))
 
 
 @pytest.mark.parametrize("size", [80, 112])
@@ -88,3 +93,90 @@ def test_without_mixup_every_face_is_itself() -> None:
     recipe = AttributesRecipe(Watched(), FitOptions(), mixup=0)
     recipe.loss((images, *targets))
     assert torch.equal(recipe.network.seen, image_batch(images))
+
+
+def test_pictures_are_small_in_the_first_part_of_training_and_whole_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, sides = AttributesRecipe(Watched(), FitOptions()), []
+    recipe.small, recipe.small_share = 80, 0.6
+    for done in (0.0, 0.59, 0.6, 1.0):
+        monkeypatch.setattr(recipe, "share_done", lambda _, done=done: done)
+        recipe.loss(batch())
+        sides.append(recipe.network.seen.shape[-1])
+    assert [80, 80, 112, 112] == sides
+
+
+def test_a_smaller_map_is_pooled_by_the_weights_of_the_same_places() -> None:
+    torch.manual_seed(1)
+    pool = PlaceConv(4, 7)
+    weight, level = pool.weight.detach().clone(), torch.tensor([1.0, 2, 3, 4])
+    even = level[None, :, None, None]
+    with torch.no_grad():
+        pool.weight.copy_(weight[:, :, 3:4, :].expand_as(weight))  # the same from top to bottom
+        whole, small = pool(even.expand(1, 4, 7, 7)), pool(even.expand(1, 4, 5, 7))
+        pool.weight.fill_(1.0)
+        side = torch.zeros((1, 4, 5, 5))
+        side[..., 0] = 1.0
+    assert torch.allclose(whole, small, rtol=1e-4)
+    assert torch.allclose(pool(side), torch.full((1, 4, 1, 1), 49 / 5), rtol=1e-4)  # a fifth of the face
+    assert torch.allclose(whole.flatten(), level * 7 * weight[:, 0, 3].sum(1), rtol=1e-4)
+
+
+def test_a_teacher_s_answers_are_the_mean_of_both_sides_and_a_loss_until_they_are_one_s_own() -> None:
+    network = load_checkpoint(WEIGHTS / "attributes")[0].eval()
+    recipe = AttributesRecipe(network, FitOptions())
+    crops = np.random.default_rng(2).integers(0, 256, (3, STORED_SIZE, STORED_SIZE, 3), dtype=np.uint8)
+    teacher = AttributesTeacher(str(WEIGHTS / "attributes"), age_bins=101)
+
+    answers = torch.from_numpy(teacher(crops))
+    turned = torch.from_numpy(teacher(crops[:, :, ::-1]))
+
+    assert (3, 102) == answers.shape
+    assert torch.allclose(answers[:, :-1].sum(1), torch.ones(3), atol=1e-4)
+    assert torch.allclose(answers, turned, atol=1e-4)
+    own = answers[:, :-1].log(), answers[:, -1].logit()
+    other = own[0].roll(7, 1), own[1] + 2
+    assert (recipe.answer_loss(*other, answers) > recipe.answer_loss(*own, answers) + 0.1).all()
+    logits, logit = (each.clone().requires_grad_() for each in own)
+    recipe.answer_loss(logits, logit, answers).sum().backward()
+    assert logits.grad.abs().max() < 1e-3 and logit.grad.abs().max() < 1e-3
+
+
+def test_only_faces_with_an_age_or_a_gender_are_shown_to_the_teacher() -> None:
+    class Teacher:
+        age_bins = 2
+
+        def __call__(self, crops: np.ndarray) -> np.ndarray:
+            return np.tile(crops[:, :1, 0, 0].astype(np.float32), 3)
+
+    crops = np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    unknown = np.float32([-1, 5, -1, 7]), np.float32([-1, -1, 1, 0])
+    faces = LabelledFaces(crops, *unknown, np.full((4, 8), 0.125, np.float32))
+
+    answers = answers_for(faces, Teacher())
+
+    assert [[-1] * 3, [1] * 3, [2] * 3, [3] * 3] == answers.tolist()
+    images, age, female, votes, weight, _ = batch()
+    recipe = AttributesRecipe(Watched(age_bins=2), FitOptions())
+    alone = recipe.loss((images, age, female, votes, weight, torch.full((6, 3), -1.0)))[0]
+    taught = torch.full((6, 3), -1.0)
+    taught[0] = torch.tensor([0.5, 0.5, 0.5])
+    assert recipe.loss((images, age, female, votes, weight, taught))[0] > alone + 0.1
+
+
+@pytest.mark.parametrize(("checkpoint", "bins"), [("embedder", 101), ("attributes", 50)])
+def test_a_teacher_that_does_not_fit_is_told_first(tmp_path: Path, checkpoint: str, bins: int) -> None:
+    config = AttributesConfig(data=str(tmp_path), learn_from=str(WEIGHTS / checkpoint), age_bins=bins)
+    with pytest.raises(
+        UsageError, match=f"{checkpoint}: is no attributes checkpoint of 112 px with {bins} age_bins"
+    ):
+        train(config)
+
+
+@pytest.mark.parametrize(("small", "size"), [(31, 112), (96, 80)])
+def test_pictures_do_not_begin_smaller_than_a_trunk_takes_or_larger_than_they_are(
+    tmp_path: Path, small: int, size: int
+) -> None:
+    with pytest.raises(UsageError, match=f"small={small}: 32 to {size} px"):
+        train(AttributesConfig(data=str(tmp_path), small=small, input_size=size))

@@ -15,6 +15,7 @@ import pytest
 
 from engines import machine
 from engines.backends import openvino, openvino_bf16
+from engines.build import build_engine
 from engines.calibration import calibration_batch
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
@@ -129,6 +130,31 @@ def test_a_folder_of_pictures_gives_the_calibration_its_faces(tmp_path):
 
     assert (1, str(tmp_path)) == (told["faces"], told["pictures"])
     assert len(crops) == len({crop.tobytes() for crop in crops}) == told["crops"]
+
+
+def test_an_engine_built_anew_is_calibrated_as_before_and_says_so_where_it_cannot_be(weights, tmp_path):
+    pytest.importorskip("nncf")
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    shutil.copy(ROOT / "samples" / "grace_hopper.jpg", faces)
+    request = resolve("landmarks", "openvino", None, weights, tmp_path / "cache", precision="int8")
+    told = []
+
+    def anew():
+        (request.folder / "manifest.json").write_text(
+            (request.folder / "manifest.json").read_text().replace('"cpu_isa": "', '"cpu_isa": "another ')
+        )
+        precise = {"backend": "openvino", "precision": "int8", "rebuild": "when_needed"}
+        load_engine("landmarks", weights=weights, cache=tmp_path / "cache", progress=told.append, **precise)
+        return EngineManifest.load(request.folder).calibration
+
+    first = build_engine(request, faces).calibration
+    assert (str(faces), first) == (first["pictures"], anew())
+
+    shutil.rmtree(faces)
+    assert "the shipped portraits" == anew()["pictures"] == anew()["pictures"]
+    lost = [f"{faces}, which it was calibrated on, has no picture any more" in words for words in told]
+    assert [False, True, False] == lost
 
 
 def test_a_folder_without_a_face_is_refused_in_words(tmp_path):

@@ -272,7 +272,11 @@ def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
         "training.batch_size=4",
         "training.threads=1",
     ]
-    more = ["model.pretrain_epochs=1"] if model == "vit_tiny" else [f"model.start={WEIGHTS / 'embedder'}"]
+    more = (
+        ["model.pretrain_epochs=1"]
+        if model == "vit_tiny"
+        else [f"model.start={WEIGHTS / 'embedder'}", "small=80", "small_share=0.5"]
+    )
 
     folder = train_recipe(
         "expression", [f"data={expression_sets}", f"run={tmp_path}", f"model={model}", *short, *more]
@@ -302,6 +306,8 @@ def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
     [
         ("model=resnet18", "model.start=imagenet: cannot be fetched here"),
         ("model.pretrain_epochs=1", "face_trunk is not pretrained by masking"),
+        ("small=20", "small=20: 32 to 112 px"),
+        ("small=200", "small=200: 32 to 112 px"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_told_before_a_picture_is_aligned(
@@ -315,6 +321,12 @@ def test_a_model_that_cannot_be_made_is_told_before_a_picture_is_aligned(
     with pytest.raises(MienError, match=words):
         train_recipe("expression", [f"data={expression_sets}", f"run={tmp_path / 'run'}", setting])
     assert not list((tmp_path / "run").glob("crops-*"))
+
+
+def test_one_size_is_all_that_the_transformer_knows(expression_sets, tmp_path):
+    with pytest.raises(UsageError, match="small=64: vit_tiny knows one size"):
+        settings = [f"data={expression_sets}", f"run={tmp_path}", "model=vit_tiny", "small=64"]
+        train_recipe("expression", settings)
 
 
 def test_figures_by_hand():

@@ -163,11 +163,12 @@ def test_held_attributes_come_from_each_set_by_its_share_with_their_own_labels()
     draw = samples.draw(rng, 2000)
     host = np.array([samples.sample(rng)[1] for _ in range(300)])
 
-    age, female, emotion, weight = draw.targets
+    age, female, emotion, weight, answers = draw.targets
     assert np.array_equal(age == 60, draw.rows >= 3) and draw.rows.max() < 53
     assert (age == 10).mean() == pytest.approx(0.75, abs=0.03)
     assert (host == 10).mean() == pytest.approx(0.75, abs=0.1)
     assert (female == 1).all() and (emotion == -1).all() and (weight == 0.5).all()
+    assert (2000, 0) == answers.shape  # nobody was asked
     assert [3, 50] == [len(part) for part in samples.pictures()]
     assert (80, 80, 3) == samples.sample(rng)[0].shape and 80 == draw.size
 

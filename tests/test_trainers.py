@@ -36,7 +36,15 @@ SHORT = ["fit.epochs=1", "fit.steps_per_epoch=2", "fit.batch_size=4", "fit.threa
         ("detector", ["crop=128"]),
         ("landmarks", []),
         ("recognition", []),
-        ("attributes", [f"start={WEIGHTS / 'embedder'}", "input_size=80"]),
+        (
+            "attributes",
+            [
+                f"start={WEIGHTS / 'embedder'}",
+                f"learn_from={WEIGHTS / 'attributes'}",
+                "input_size=80",
+                "small=48",
+            ],
+        ),
     ],
 )
 def test_a_recipe_trains_and_its_checkpoint_runs(sets, tmp_path, recipe, extra):

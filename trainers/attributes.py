@@ -15,6 +15,7 @@ from engines.errors import UsageError
 from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import AttributesNet, FaceResNet
 from trainers.attribute_sets import (
+    UNKNOWN,
     LabelledFaces,
     check_labels,
     ferplus,
@@ -24,10 +25,11 @@ from trainers.attribute_sets import (
     mtfl,
     utkface,
 )
+from trainers.attribute_teacher import AttributesTeacher
 from trainers.batched_changes import LEVELS
 from trainers.calibration import check_held_out
 from trainers.faces import FaceFinder, jittered, jittered_maps
-from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.fit import FitOptions, RandomSamples, Recipe, check_small, fit, image_batch
 from trainers.held import Draw
 from trainers.zips import SEED
 
@@ -50,10 +52,13 @@ class AttributesConfig:
     data: str = "data"
     run: str = "runs/attributes"
     start: str = ""  # an embedder or attributes checkpoint to start from; none: from scratch
+    learn_from: str = ""  # an attributes checkpoint: its answers are learnt beside labels of age and gender
     limit: int = 0  # images used of each set; 0 is all
     sets: str = ",".join(SETS)
     input_size: int = FACE_SIZE  # px of the crop, a multiple of 16; 80 takes half the time
     age_bins: int = 101  # years of the age distribution; 0: one number, by L1
+    small: int = 0  # px: side of the images in the first part of training, which is faster; 0: as input_size
+    small_share: float = 0.6  # how large that part is, of batches or of time
     mixup: float = 0.2  # how evenly two faces whose emotion alone is known are mixed; 0: they are not
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
@@ -63,26 +68,35 @@ class AttributesConfig:
 
 
 class AttributeSamples(RandomSamples):
-    """A face of one set, drawn by the set's share: image (S, S, 3), age, female, emotion (8,), weight.
+    """A face of one set, drawn by the set's share: image (S, S, 3), age, female, emotion (8,), weight, answers.
+
+    The answers (Y + 1,) are a teacher's, all UNKNOWN where it was not asked; (0,) without one.
 
     Half the colour pictures are turned grey and half shrunk towards the size of FER+, so that the look of
     a set does not tell which question will be asked.
     """
 
-    def __init__(self, sets: list[LabelledFaces], size: int) -> None:
+    def __init__(
+        self, sets: list[LabelledFaces], size: int, teacher: AttributesTeacher | None = None
+    ) -> None:
         super().__init__(sum(len(s) for s in sets))
         self.sets, self.size = sets, size
+        self.answers = [answers_for(faces, teacher) for faces in sets]
         self.held: list[np.ndarray] | None = None
         shares = np.array([s.share for s in sets])
         self.shares = shares / shares.sum()
 
-    def sample(self, rng: np.random.Generator) -> tuple[Image, np.float32, np.float32, Floats, np.float32]:
-        faces = self.sets[int(rng.choice(len(self.sets), p=self.shares))]
+    def sample(
+        self, rng: np.random.Generator
+    ) -> tuple[Image, np.float32, np.float32, Floats, np.float32, Floats]:
+        k = int(rng.choice(len(self.sets), p=self.shares))
+        faces = self.sets[k]
         i = int(rng.integers(len(faces)))
         crop = faces.crops[i]
         crop = like_another_set(rng, fill_black(rng, crop) if faces.masked else crop)
         crop = jittered(rng, crop, degrees=10, scale=0.1, size=self.size)
-        return crop, faces.age[i], faces.female[i], faces.emotion[i], np.float32(faces.weight)
+        weight = np.float32(faces.weight)
+        return crop, faces.age[i], faces.female[i], faces.emotion[i], weight, self.answers[k][i]
 
     def pictures(self) -> list[np.ndarray]:
         """All sets', one after the other; background that was blacked out is filled once."""
@@ -102,17 +116,29 @@ class AttributeSamples(RandomSamples):
         pairs = list(zip((self.sets[k] for k in sets), inside, strict=True))
         age, female = (np.float32([getattr(f, name)[i] for f, i in pairs]) for name in ("age", "female"))
         emotion = np.stack([faces.emotion[i] for faces, i in pairs])
-        targets = (age, female, emotion, np.float32([faces.weight for faces, _ in pairs]))
+        weight = np.float32([faces.weight for faces, _ in pairs])
+        answers = np.stack([self.answers[k][i] for k, i in zip(sets, inside, strict=True)])
         return Draw(
             rows=inside + (np.cumsum(lengths) - lengths)[sets],
             matrices=jittered_maps(rng, count, degrees=10, scale=0.1, size=self.size),
             size=self.size,
             strength=0.8,
             hidden=0.1,
-            targets=targets,
+            targets=(age, female, emotion, weight, answers),
             grey=rng.random(count) < 0.5,
             coarse=np.where(rng.random(count) < 0.5, rng.integers(0, LEVELS, count), -1),
         )
+
+
+def answers_for(faces: LabelledFaces, teacher: AttributesTeacher | None) -> Floats:
+    """What the teacher makes of those whose age or gender is labelled; UNKNOWN for others; (M, 0) without a teacher."""
+    if not teacher:
+        return np.empty((len(faces), 0), np.float32)
+    found = np.full((len(faces), teacher.age_bins + 1), UNKNOWN, np.float32)
+    asked = (faces.age >= 0) | (faces.female >= 0)
+    if asked.any():
+        found[asked] = teacher(faces.crops[asked])
+    return found
 
 
 def like_another_set(rng: np.random.Generator, crop: Image) -> Image:
@@ -146,7 +172,8 @@ def mixed(images: Tensor, votes: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 class AttributesRecipe(Recipe):
     """Age: cross-entropy on its distribution and L1 in decades; gender: cross-entropy; emotion: on the votes.
 
-    Every head is taught by the faces that have its label, each by its set's weight.
+    Every head is taught by the faces that have its label, each by its set's weight; age and gender by a teacher's
+    answers besides, where it was asked.
     """
 
     network: AttributesNet
@@ -156,8 +183,8 @@ class AttributesRecipe(Recipe):
         self.mixup = mixup
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
-        images, age, female, emotion, weight = batch
-        images = image_batch(images)
+        images, age, female, emotion, weight, answers = batch
+        images = self.small_at_first(image_batch(images))
         if self.mixup:
             alone = (emotion[:, 0] >= 0) & (age < 0) & (female < 0)
             images[alone], emotion[alone] = mixed(images[alone], emotion[alone], self.mixup)
@@ -178,6 +205,11 @@ class AttributesRecipe(Recipe):
             loss = F.cross_entropy(logits, emotion[judged], reduction="none")
             total = total + weighted_mean(loss, weight[judged])
             figures["emotion"] = (logits.argmax(1) == emotion[judged].argmax(1)).float().mean()
+        answered = answers[:, :1].flatten() >= 0
+        if answered.any():
+            logit = gender_logit[answered].float()
+            loss = self.answer_loss(age_output[answered].float(), logit, answers[answered])
+            total = total + weighted_mean(loss, weight[answered])
         return total, figures
 
     def age_loss(self, output: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,6 +220,14 @@ class AttributesRecipe(Recipe):
             wanted = age_distribution(age, output.shape[1])
             loss = loss + 0.5 * F.cross_entropy(output, wanted, reduction="none")
         return loss, years
+
+    def answer_loss(self, output: Tensor, logit: Tensor, answers: Tensor) -> Tensor:
+        """Loss (B,) of age logits (B, Y) and a logit of female (B,) against a teacher's answers (B, Y + 1)."""
+        years, female = answers[:, :-1], answers[:, -1]
+        meant = (years * self.network.years).sum(1)
+        loss = F.smooth_l1_loss(self.network.years_of(output) / 10, meant / 10, beta=0.3, reduction="none")
+        loss = loss + 0.5 * F.cross_entropy(output, years, reduction="none")
+        return loss + F.binary_cross_entropy_with_logits(logit, female, reduction="none")
 
 
 def start_from(network: AttributesNet, checkpoint: str, room: int = 0) -> None:
@@ -241,8 +281,14 @@ def train(config: AttributesConfig) -> nn.Module:
     torch.manual_seed(config.fit.seed)
     if config.input_size % 16 or config.input_size < 32:
         raise UsageError(f"input_size={config.input_size}: must be a multiple of 16, from 32 on")
-    samples = AttributeSamples(load_sets(config, FaceFinder()), config.input_size)
+    check_small(config.small, config.input_size)
+    teacher = None
+    if config.learn_from:  # first: a wrong one is told before minutes of aligning
+        teacher = AttributesTeacher(config.learn_from, config.age_bins)
+    samples = AttributeSamples(load_sets(config, FaceFinder()), config.input_size, teacher)
     network = AttributesNet(age_bins=config.age_bins, input_size=config.input_size)
     if config.start:
         start_from(network, config.start)
-    return fit(AttributesRecipe(network, config.fit, config.mixup), samples, Path(config.run))
+    recipe = AttributesRecipe(network, config.fit, config.mixup)
+    recipe.small, recipe.small_share = config.small, config.small_share
+    return fit(recipe, samples, Path(config.run))

@@ -19,17 +19,25 @@ from torch import Tensor, nn
 from engines.errors import MienError, UsageError
 from engines.geometry import ALIGNMENTS, FACE_SIZE, Image
 from trainers.closed_set_faces import ClosedSet, Faces, load_closed_set
-from trainers.closed_set_networks import NETWORKS, RESNETS, load_start, make_backbone, save_backbone
+from trainers.closed_set_networks import NETWORKS, load_start, make_backbone, save_backbone
 from trainers.closed_set_report import accuracy_figures, outputs, predict, write_report, write_table
 from trainers.faces import jittered, jittered_maps
-from trainers.fit import FitOptions, RandomSamples, Recipe, check_machine, fit, image_batch
+from trainers.fit import (
+    FitOptions,
+    RandomSamples,
+    Recipe,
+    check_machine,
+    check_small,
+    fit,
+    image_batch,
+    shrunk,
+)
 from trainers.held import Draw
 from trainers.options import override
 from trainers.recognition import MarginHead, risen
 
 LOSSES = ("ce", "arcface")
 JITTER = 0.08  # of the size
-SMALLEST = 32  # px: a ResNet halves its images five times
 IMPRINTED_LOGIT = 15.0  # of a face that looks just as its person does in the mean
 NOT_FACES = ("", "imagenet")  # starts that know nothing of faces
 NOT_THE_RESULT = ("threads", "workers", "progress", "accelerator", "devices", "precision", "logger")
@@ -140,11 +148,6 @@ class ClosedSetRecipe(Recipe):
         return loss, {"right": (logits.argmax(1) == label).float().mean()}
 
 
-def shrunk(x: Tensor, size: int) -> Tensor:
-    """Small images first (Tan and Le 2021, "EfficientNetV2", sec. 4): (B, 3, 112, 112) -> (B, 3, S, S); 0: as is."""
-    return F.interpolate(x, (size, size), mode="bilinear", antialias=True) if size else x
-
-
 def train_closed_set(settings: Sequence[str]) -> Path:
     """Train every pair of `loss` and `alignment`; returns the table, run/table.md. A second call resumes."""
     config = override(ClosedSetConfig(), settings)
@@ -153,11 +156,7 @@ def train_closed_set(settings: Sequence[str]) -> Path:
     check_machine(config.fit)
     if config.network not in NETWORKS:
         raise UsageError(f"network={config.network}: is none of {', '.join(NETWORKS)}")
-    if config.small and (config.network not in RESNETS or not SMALLEST <= config.small <= FACE_SIZE):
-        raise UsageError(
-            f"small={config.small}: {SMALLEST} to {FACE_SIZE} px, for {' and '.join(RESNETS)} alone; "
-            "the other networks know one size"
-        )
+    check_small(config.small, FACE_SIZE)
     for alignment in alignments:
         faces = load_closed_set(Path(config.faces), alignment, config.limit)
         for loss in losses:

@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 
 from engines.errors import UsageError
 from engines.expression import expression_spec
-from engines.geometry import Floats, Image
+from engines.geometry import FACE_SIZE, Floats, Image
 from engines.networks import ExpressionNet
 from engines.networks.expression import KINDS
 from engines.spec import EXPRESSIONS
 from trainers.expression_crops import FILLED, aligned, changed, draw_changed, filled, inner
 from trainers.expression_data import DataOptions, Picture, labelled_pictures
-from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
+from trainers.fit import FitOptions, RandomSamples, Recipe, check_small, fit, image_batch
 from trainers.foreign_weights import start_network
 from trainers.held import Draw
 
@@ -59,6 +59,8 @@ class ExpressionConfig:
     logging: LoggingOptions = field(default_factory=LoggingOptions)
     label_smoothing: float = 0.05
     balance: float = 0.5  # 0: classes as often as they occur; 1: equally often
+    small: int = 0  # px: side of the images in the first part of training, which is faster; 0: all are of 112
+    small_share: float = 0.6  # how large that part is, of batches or of time
     validated: int = 2500  # pictures of the validation part that are judged after each epoch; 0 is all
 
     @property
@@ -125,10 +127,11 @@ class ExpressionRecipe(Recipe):
     def __init__(self, network: nn.Module, config: ExpressionConfig) -> None:
         super().__init__(network, config.fit)
         self.smoothing = config.label_smoothing
+        self.small, self.small_share = config.small, config.small_share
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         images, label, wanted = batch
-        logits = self.network(image_batch(images)).float()
+        logits = self.network(self.small_at_first(image_batch(images))).float()
         right = (logits.argmax(1) == label).float().mean()
         return F.cross_entropy(logits, wanted, label_smoothing=self.smoothing), {"accuracy": right}
 
@@ -162,6 +165,9 @@ def load_part(config: ExpressionConfig, part: str, limit: int = 0) -> tuple[np.n
 
 
 def train(config: ExpressionConfig) -> nn.Module:
+    check_small(config.small, FACE_SIZE)
+    if config.small and config.model.kind == "vit_tiny":
+        raise UsageError(f"small={config.small}: vit_tiny knows one size")
     torch.manual_seed(config.fit.seed)
     network = make_network(config.model)  # first: a wrong model is told before minutes of aligning
     faces = load_part(config, "train")

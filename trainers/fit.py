@@ -19,6 +19,7 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -41,6 +42,7 @@ LEAST = {
     "ema_decay": 0,
 }
 LEAST |= {"workers": 0, "threads": 0, "patience": 0, "devices": 1, "seed": 0}
+SMALLEST = 32  # px: networks halve their images up to five times
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
@@ -123,6 +125,11 @@ class Recipe(L.LightningModule):
         self.averaged.requires_grad_(False)
         self.options = options
         self.clock = Clock(options.until)
+        self.small, self.small_share = 0, 0.0  # px of the images in the first part of training, and its share
+
+    def small_at_first(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S), shrunk in the first part of training."""
+        return shrunk(images, self.small if self.share_done(self.global_step) < self.small_share else 0)
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         raise TypeError("a recipe has its own loss")
@@ -358,3 +365,14 @@ def _one_line_errors(last: Path) -> Iterator[None]:
 def image_batch(images: Tensor, mean: float = 127.5, std: float = 128.0) -> Tensor:
     """(B, H, W, 3) uint8 BGR -> normalised (B, 3, H, W) float, channels last in memory."""
     return (images.permute(0, 3, 1, 2).float() - mean) / std
+
+
+def check_small(small: int, size: int) -> None:
+    """Raises UsageError where images of `size` px could not begin so small; 0 is as they are."""
+    if small and not SMALLEST <= small <= size:
+        raise UsageError(f"small={small}: {SMALLEST} to {size} px")
+
+
+def shrunk(x: Tensor, size: int) -> Tensor:
+    """Small images first (Tan and Le 2021, "EfficientNetV2", sec. 4): (B, 3, 112, 112) -> (B, 3, S, S); 0: as is."""
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True) if size else x

@@ -35,7 +35,8 @@ def build(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="For int8: measure ranges on the faces in this folder's pictures, not on the shipped ones.",
+            help="For int8: measure ranges on the faces in this folder's pictures, not on the shipped ones; "
+            "kept when it is built anew, until `mien engines clean`.",
             exists=True,
             file_okay=False,
         ),
@@ -53,6 +54,7 @@ def build(
     from rich.console import Console
 
     from daemon.build_bar import building
+    from engines.calibration import calibrated_before
     from engines.errors import UsageError
     from engines.runtime import MODELS, resolve, why_unusable
 
@@ -77,7 +79,8 @@ def build(
         for request in requests:
             reason = why_unusable(request) if request.needs_build else None
             if reason or (request.needs_build and (force or calibrate)):
-                tell(f"building {request.words}: {reason or 'asked for'}")
+                lost = "" if calibrate else calibrated_before(request.folder)[1]
+                tell(f"building {request.words}: {reason or 'asked for'}{lost}")
                 done.append(_built(request, calibrate, reason is None))
             else:
                 done.append(f"{request.words}: {'in order' if request.needs_build else 'needs no build'}")
@@ -89,7 +92,9 @@ def _built(request: EngineRequest, calibrate: Path | None, force: bool) -> str:
     from engines.build import build_engine
 
     built = build_engine(request, calibrate, force=force)
-    return f"{request.words}: built in {built.build_seconds} s, parity {max(built.parity.values()):.1e}"
+    measured = f", calibrated on {built.calibration['pictures']}" if built.calibration else ""
+    proved = f"parity {max(built.parity.values()):.1e}"
+    return f"{request.words}: built in {built.build_seconds} s, {proved}{measured}"
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from engines.networks.layers import BasicBlock, conv_bn, conv_bn_relu
+from engines.networks.layers import BasicBlock, PlaceConv, conv_bn, conv_bn_relu
 
 
 class FaceTrunk(nn.Sequential):
@@ -29,8 +29,7 @@ class FaceTrunk(nn.Sequential):
             if i:
                 layers.append(conv_bn_relu(widths[i - 1], width, stride=2))
             layers += [BasicBlock(width) for _ in range(blocks)]
-        # A weight for every place of the face (Chen et al. 2018, sec. 3.1).
-        pool = conv_bn(widths[-1], widths[-1], size // 16, groups=widths[-1], padding=0)
+        pool = nn.Sequential(PlaceConv(widths[-1], size // 16), nn.BatchNorm2d(widths[-1]))
         super().__init__(*layers, pool, nn.Flatten())
 
 
@@ -96,7 +95,7 @@ class MobileFaceNet(nn.Module):
                 channels = out_channels
         layers.append(_conv_bn_prelu(channels, 512, 1))
         self.trunk = nn.Sequential(*layers)  # (B, 512, 7, 7)
-        self.pool = conv_bn(512, 512, 7, groups=512, padding=0)
+        self.pool = nn.Sequential(PlaceConv(512, 7), nn.BatchNorm2d(512))
         self.project = nn.Sequential(
             nn.Flatten(), nn.Linear(512, embedding_size, bias=False), nn.BatchNorm1d(embedding_size)
         )

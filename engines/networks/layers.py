@@ -13,17 +13,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RG
 
 
 def conv_bn(
-    in_channels: int,
-    out_channels: int,
-    kernel: int = 3,
-    stride: int = 1,
-    groups: int = 1,
-    padding: int | None = None,
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Convolution without bias, then batch normalisation; "same" padding unless another is given."""
-    padding = kernel // 2 if padding is None else padding
+    """Convolution with "same" padding and without bias, then batch normalisation."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
     )
 
@@ -32,6 +26,23 @@ def conv_bn_relu(
     in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     return nn.Sequential(*conv_bn(in_channels, out_channels, kernel, stride, groups), nn.ReLU(inplace=True))
+
+
+class PlaceConv(nn.Conv2d):
+    """A weight of each channel for every place of its map (Chen et al. 2018, "MobileFaceNets", sec. 3.1).
+
+    The places of a smaller map, (B, C, h, w), have the means of the weights that lie there: (B, C, 1, 1).
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__(channels, channels, size, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if x.shape[-2:] != weight.shape[-2:]:
+            area = weight[0, 0].numel() / (x.shape[-2] * x.shape[-1])
+            weight = F.interpolate(weight, x.shape[-2:], mode="bilinear", antialias=True) * area
+        return F.conv2d(x, weight, groups=self.groups)
 
 
 class BasicBlock(nn.Module):
