@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from engines import lock, machine, manifest, memory
-from engines.calibration import calibrated_before, calibration_batch
+from engines.calibration import calibrated_before, calibration_as_before, calibration_batch
 from engines.checkpoint import load_checkpoint
 from engines.errors import MienError
 from engines.manifest import EngineManifest
@@ -38,7 +38,6 @@ def build_engine(
         if not force and why_unusable(request) is None:
             return EngineManifest.load(request.folder)
         _sweep(request.folder)
-        calibrate = calibrate or calibrated_before(request.folder)[0]
         with _new_folder(request) as folder:
             built = _build(request, folder, calibrate)
             _move_into_place(folder, request.folder)
@@ -127,7 +126,11 @@ def _source(
     network, spec = load_checkpoint(request.checkpoint)
     if request.precision != "int8" or not quantised:
         return Source(request, spec, network), {}
-    crops, told = calibration_batch(spec.task, request.size, calibrate, spec.room)
+    if calibrate:
+        crops, told = calibration_batch(spec.task, request.size, calibrate, spec.room)
+    else:
+        before = calibrated_before(request.folder)
+        crops, told = calibration_as_before(spec.task, request.size, before, spec.room)
     return Source(request, spec, network, calibration=crops), told
 
 

@@ -73,12 +73,28 @@ def calibration_batch(
     return crops, told
 
 
+def calibration_as_before(
+    task: str, size: tuple[int, int], before: Path | None, room: int
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """As `calibration_batch`, on the folder of last time; on the shipped portraits where it gives no face any more.
+
+    Why it does not is said as `lost`.
+    """
+    try:
+        return calibration_batch(task, size, before, room)
+    except (MienError, OSError) as error:
+        if before is None:
+            raise
+        crops, told = calibration_batch(task, size, None, room)
+        return crops, told | {"lost": f"it was on {before} before ({error})"}
+
+
 def faces_of(folder: Path) -> list[FacePicture]:
     """The best face of each picture in a folder. Raises MienError where there is none."""
     from engines.runtime import load_engine
     from engines.stages import detect, find_landmarks
 
-    paths = pictures_in(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not paths:
         raise MienError(f"{folder}: no pictures to calibrate on ({', '.join(PICTURES)})")
     detector = load_engine("detector", backend="openvino", precision="f32")
@@ -98,24 +114,13 @@ def faces_of(folder: Path) -> list[FacePicture]:
     return found
 
 
-def calibrated_before(engine: Path) -> tuple[Path | None, str]:
-    """The user's folder that the engine in a cache's folder was calibrated on; what to say where it is empty now."""
+def calibrated_before(engine: Path) -> Path | None:
+    """The user's folder that the engine in a cache's folder was calibrated on; None for the shipped portraits."""
     try:
         told = Path(EngineManifest.load(engine).calibration.get("pictures", ""))
     except MienError:
-        return None, ""
-    if not told.is_absolute():
-        return None, ""
-    if pictures_in(told):
-        return told, ""
-    return (
-        None,
-        f"; {told}, which it was calibrated on, has no picture any more: on the shipped portraits instead",
-    )
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+        return None
+    return told if told.is_absolute() else None
 
 
 def crop(task: str, face: FacePicture, size: tuple[int, int], room: int = 0) -> Image:

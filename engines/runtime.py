@@ -224,11 +224,12 @@ def _build(
             f"engine {request.words}: {reason}, and engines.rebuild is never; `mien engines build` makes it"
         )
     from engines.build import build_engine
-    from engines.calibration import calibrated_before
 
     if progress:
-        progress(f"building {request.words}: {reason}{calibrated_before(request.folder)[1]}")
-    build_engine(request, force=force)
+        progress(f"building {request.words}: {reason}")
+    built = build_engine(request, force=force)
+    if progress and (lost := built.calibration.get("lost")):
+        progress(f"{request.words}: calibrated on the shipped portraits; {lost}")
 
 
 def check_memory(request: EngineRequest, gpu: "Gpu | None" = None) -> None:

@@ -130,6 +130,7 @@ def build_onnx(path: Path) -> dict[str, object]:
 
 def main(argv: list[str]) -> None:
     pretend()
+    print(json.dumps({"types": [*tensorrt_onnx.library().DataType.__members__]}), flush=True)
     for path in argv:
         print(json.dumps(build_onnx(Path(path))), flush=True)
     for model in MODELS:

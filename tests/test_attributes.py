@@ -1,5 +1,6 @@
 """What the attributes recipe does with faces that carry some of the labels."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import load_checkpoint, save_checkpoint
 from engines.errors import UsageError
 from engines.geometry import ATTRIBUTE_TEMPLATE, attribute_matrix, transform_points
 from engines.networks import AttributesNet
@@ -169,9 +170,19 @@ def test_only_faces_with_an_age_or_a_gender_are_shown_to_the_teacher() -> None:
 def test_a_teacher_that_does_not_fit_is_told_first(tmp_path: Path, checkpoint: str, bins: int) -> None:
     config = AttributesConfig(data=str(tmp_path), learn_from=str(WEIGHTS / checkpoint), age_bins=bins)
     with pytest.raises(
-        UsageError, match=f"{checkpoint}: is no attributes checkpoint of 112 px with {bins} age_bins"
+        UsageError,
+        match=f"{checkpoint}: is no attributes checkpoint of the daemon's crop of 112 px with {bins} age_bins",
     ):
         train(config)
+
+
+@pytest.mark.parametrize("other", [{"room": 32}, {"aligned": False}])
+def test_a_teacher_of_another_crop_is_refused(tmp_path: Path, other: dict) -> None:
+    network, spec = load_checkpoint(WEIGHTS / "attributes")
+    save_checkpoint(tmp_path / "attributes", network, dataclasses.replace(spec, **other), "# attributes\n")
+
+    with pytest.raises(UsageError, match="no attributes checkpoint of the daemon's crop"):
+        AttributesTeacher(str(tmp_path / "attributes"), age_bins=101)
 
 
 @pytest.mark.parametrize(("small", "size"), [(31, 112), (96, 80)])

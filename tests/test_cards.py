@@ -128,4 +128,4 @@ def test_a_checkpoint_without_a_card_is_given_one_that_claims_nothing(tmp_path):
 
     card = (tmp_path / "card.md").read_text()
     assert all("Not recorded." in section(card, name) for name in ("Data", "Licence", "Made by"))
-    assert "`mien evaluate landmarks data=FOLDER video=FOLDER yunet=yunet_n_dynamic.onnx`" in card
+    assert "`mien evaluate landmarks data=FOLDER`" in card

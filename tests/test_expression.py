@@ -305,6 +305,7 @@ def test_the_recipe_trains_and_is_measured(expression_sets, tmp_path, model):
     ("setting", "words"),
     [
         ("model=resnet18", "model.start=imagenet: cannot be fetched here"),
+        ("model=vit_tiny model.start=imagenet", "vit_tiny has no ImageNet weights"),
         ("model.pretrain_epochs=1", "face_trunk is not pretrained by masking"),
         ("small=20", "small=20: 32 to 112 px"),
         ("small=200", "small=200: 32 to 112 px"),
@@ -319,7 +320,7 @@ def test_a_model_that_cannot_be_made_is_told_before_a_picture_is_aligned(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
 
     with pytest.raises(MienError, match=words):
-        train_recipe("expression", [f"data={expression_sets}", f"run={tmp_path / 'run'}", setting])
+        train_recipe("expression", [f"data={expression_sets}", f"run={tmp_path / 'run'}", *setting.split()])
     assert not list((tmp_path / "run").glob("crops-*"))
 
 

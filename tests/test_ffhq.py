@@ -251,7 +251,10 @@ def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_p
     save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
     torch.save({"trunk.x": FfhqConfig()}, tmp_path / "code.pt")
 
-    with pytest.raises(MienError, match="none of its 1 tensors fits"):
+    with pytest.raises(
+        MienError,
+        match=r"of the trunk's \d+ tensors are not in it, or of another shape, 0\.0\.weight first",
+    ):
         load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "other.safetensors")
     with pytest.raises(MienError, match="holds no plain tensors"):
         load_state(AttributesNet(widths=(8, 8, 16, 16)), tmp_path / "code.pt")
@@ -263,6 +266,8 @@ def test_a_state_dict_of_something_else_and_a_pickle_with_code_are_refused(tmp_p
     ("settings", "words"),
     [
         (["backbone=resnet99"], "backbone=resnet99: torchvision has no such classifier"),
+        (["input_size=200"], "input_size=200: must be a multiple of 16, from 32 on"),
+        (["picture_every=-1"], "picture_every=-1: must be 0 or more"),
         (["backbone=squeezenet1_0"], "does not end in a linear layer"),
         (["backbone=resnet18", f"start={WEIGHTS / 'embedder'}"], "with backbone=resnet18 name a file"),
         (["backbone=resnet18", "start=imagenet"], r"start=imagenet: cannot be fetched here \(.*no route"),
@@ -290,6 +295,43 @@ def test_a_lightning_checkpoint_starts_a_trunk_as_its_state_dict_does(tmp_path):
     network = make_network(FfhqConfig(start=str(tmp_path / "whole.ckpt")))
 
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_half_of_another_network_is_not_taken(tmp_path):
+    torch.save(resnet18().state_dict(), tmp_path / "18.pt")
+
+    with pytest.raises(MienError, match=r"18\.pt: \d+ of the trunk's \d+ tensors .*set backbone"):
+        make_network(FfhqConfig(backbone="resnet34", start=str(tmp_path / "18.pt")))
+
+
+def test_labels_of_every_part_are_looked_at_before_a_picture_is(tmp_path, monkeypatch):
+    folder = ffhq_tree(tmp_path / "ffhq")
+    held_out = next(p.stem for p in sorted((folder / "json").iterdir()) if ffhq_part(p.name) == "val")
+    (folder / f"json/{held_out}.json").write_text("{")
+    monkeypatch.setattr("trainers.ffhq.thumbnails", lambda *_: pytest.fail("a picture is looked at"))
+
+    with pytest.raises(MienError, match=held_out):
+        train_recipe("ffhq", [f"data={folder}", f"run={tmp_path / 'run'}", *FFHQ_SHORT])
+
+
+def test_all_pictures_that_cannot_be_read_are_named(tmp_path):
+    folder = ffhq_tree(tmp_path / "ffhq")
+    broken = [p for p in sorted((folder / "thumbnails").iterdir()) if ffhq_part(p.name) == "train"][:2]
+    for path in broken:
+        path.write_bytes(b"not a picture")
+
+    with pytest.raises(MienError) as told:
+        train_recipe("ffhq", [f"data={folder}", f"run={tmp_path / 'run'}", *FFHQ_SHORT])
+    assert all(path.name in str(told.value) for path in broken)
+
+
+def test_pictures_of_the_curves_may_be_left_to_the_end(sets, tmp_path):
+    settings = [f"data={sets}", f"run={tmp_path}", *FFHQ_SHORT, "picture_every=0", "fit.epochs=2"]
+
+    checkpoint = train_recipe("ffhq", settings)
+
+    assert ["history_002.png"] == [path.name for path in tmp_path.glob("history_*.png")]
+    assert "at most 2 epochs of all faces in batches of 16" in (checkpoint / "card.md").read_text()
 
 
 def test_a_backbone_that_knows_nothing_yet_is_told(capsys):

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from engines.backends import tensorrt
+from engines.backends.tensorrt_onnx import TORCH_TYPES
 from engines.runtime import MODELS, load_engine
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,15 @@ def test_tensorrt_refuses_an_onnx_model_that_its_spec_does_not_fit(reports, name
     (refused,) = [each["refused"] for each in reports if each.get("onnx") == name]
 
     assert refused.startswith(str(TEACHERS / file)) and words in refused
+
+
+@needs_rtx
+def test_what_an_onnx_model_may_be_fed_and_give_is_told_by_tensorrts_names(reports):
+    (known,) = [set(each["types"]) for each in reports if "types" in each]
+
+    assert set(TORCH_TYPES) <= known
+    assert not known - set(TORCH_TYPES) - {"FP8", "FP4", "E8M0", "INT4"}  # which no file has at its ends
+    assert all(isinstance(getattr(torch, word), torch.dtype) for word in TORCH_TYPES.values())
 
 
 @needs_rtx

@@ -20,15 +20,17 @@ class AttributesTeacher:
 
     The mean of a face's and its mirror image's answers, to learn from beside the labels (Hinton et al. 2015,
     "Distilling the knowledge in a neural network", sec. 2).
-    Raises UsageError for a checkpoint that is no attributes network of 112 px with `age_bins`.
+    Raises UsageError for a checkpoint that is no attributes network of this crop with `age_bins`.
     """
 
     def __init__(self, checkpoint: str, age_bins: int) -> None:
         network, spec = load_checkpoint(Path(checkpoint))
         fits = isinstance(network, AttributesNet) and spec.input_size == (FACE_SIZE, FACE_SIZE)
-        if not fits or not age_bins or network.years.numel() != age_bins:
+        same_crop = fits and spec.aligned and not spec.room
+        if not same_crop or not age_bins or network.years.numel() != age_bins:
             raise UsageError(
-                f"learn_from={checkpoint}: is no attributes checkpoint of {FACE_SIZE} px with {age_bins} age_bins"
+                f"learn_from={checkpoint}: is no attributes checkpoint of the daemon's crop of {FACE_SIZE} px "
+                f"with {age_bins} age_bins"
             )
         self.age_bins = age_bins
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -29,7 +29,7 @@ from trainers.attribute_teacher import AttributesTeacher
 from trainers.batched_changes import LEVELS
 from trainers.calibration import check_held_out
 from trainers.faces import FaceFinder, jittered, jittered_maps
-from trainers.fit import FitOptions, RandomSamples, Recipe, check_small, fit, image_batch
+from trainers.fit import SMALLEST, FitOptions, RandomSamples, Recipe, check_small, fit, image_batch
 from trainers.held import Draw
 from trainers.zips import SEED
 
@@ -277,10 +277,15 @@ def weighed(faces: LabelledFaces, name: str) -> LabelledFaces:
     return dataclasses.replace(faces, share=share, weight=weight)
 
 
+def check_input_size(side: int) -> None:
+    """Raises UsageError for a crop that the trunk cannot halve four times."""
+    if side % PLACE or side < SMALLEST:
+        raise UsageError(f"input_size={side}: must be a multiple of {PLACE}, from {SMALLEST} on")
+
+
 def train(config: AttributesConfig) -> nn.Module:
     torch.manual_seed(config.fit.seed)
-    if config.input_size % 16 or config.input_size < 32:
-        raise UsageError(f"input_size={config.input_size}: must be a multiple of 16, from 32 on")
+    check_input_size(config.input_size)
     check_small(config.small, config.input_size)
     teacher = None
     if config.learn_from:  # first: a wrong one is told before minutes of aligning

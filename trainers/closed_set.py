@@ -176,7 +176,7 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
     """One network: its folder holds the weights, val_report_LOSS.csv and result.json."""
     start = Path(config.start).name if config.start else "scratch"
     run = Path(config.run) / f"{config.network}-{start}-{config.alignment}-{config.loss}"
-    if not claim(run, config):
+    if not claim(run, config, faces.fingerprint()):
         print(f"{run}: done before", flush=True)
         return run
     torch.manual_seed(config.fit.seed)
@@ -195,6 +195,7 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
     result = {
         **{name: getattr(config, name) for name in ("network", "alignment", "loss", "scale", "margin")},
         "start": note,
+        "mirror": config.mirror,
         "persons": len(faces.persons),
         "train_images": len(faces.train.records),
         "val_images": len(faces.val.records),
@@ -226,12 +227,14 @@ def steps_taken(run: Path) -> int:
     return int(torch.load(run / "last.ckpt", map_location="cpu", weights_only=True)["global_step"])
 
 
-def claim(run: Path, config: ClosedSetConfig) -> bool:
+def claim(run: Path, config: ClosedSetConfig, images: str = "") -> bool:
     """Whether there is something to train. Raises MienError when the folder holds a run with other options.
 
+    `images` tells what is in train.csv and val.csv: with others, validation would be on what was trained on.
     An option that the folder does not know is newer than its run, which went by the default.
     """
     mine, usual = told_options(config), told_options(ClosedSetConfig())
+    mine["fixed"]["choice of images"] = usual["fixed"]["choice of images"] = images
     path = run / "options.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """What the closed-set recipe reads: train.csv, val.csv and the aligned images, all checked before the first epoch."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,16 @@ class ClosedSet:
     persons: tuple[str, ...]
     train: Faces
     val: Faces
+
+    def fingerprint(self) -> str:
+        """Of who is trained and judged on which images."""
+        digest = hashlib.sha256()
+        for faces in (self.train, self.val):
+            digest.update(faces.label.tobytes())
+            for record, encoded in zip(faces.records, faces.encoded, strict=True):
+                digest.update(record.file.encode())
+                digest.update(encoded)
+        return digest.hexdigest()[:12]
 
 
 def load_closed_set(folder: Path, alignment: str, limit: int = 0) -> ClosedSet:

@@ -24,6 +24,10 @@ def make_backbone(config: Any) -> tuple[nn.Module, int]:
     """(B, 3, 112, 112) -> (B, D), and D. With an embedder as a start, its own network and size."""
     if config.network in RESNETS:
         return resnet(config), config.embedding_size
+    if config.start == "imagenet":
+        raise UsageError(
+            f"start=imagenet: {config.network} has no ImageNet weights; {' and '.join(RESNETS)} have"
+        )
     if config.start and (Path(config.start) / "spec.json").is_file():
         network, spec = load_checkpoint(Path(config.start))
         if not isinstance(network, EMBEDDERS[config.network]):

@@ -114,8 +114,11 @@ def table_text(results: Sequence[dict[str, Any]]) -> str:
         head = (network, start, f"{persons:,}", f"{train:,} / {val:,}", POINTS[alignment])
         lines.append(f"| {' | '.join((*head, *cells, seen))} |")
     settings = sorted({f"s={r['scale']:g}, m={r['margin']:g}" for r in results if r["loss"] == "arcface"})
+    sides = {
+        "with the mirror image beside each face" if r.get("mirror", True) else "as they are" for r in results
+    }
     note = (
-        "Accuracy on the validation images, with the mirror image beside each face; in brackets the 95 % bootstrap "
+        f"Accuracy on the validation images, {' or '.join(sorted(sides))}; in brackets the 95 % bootstrap "
         f"interval, then the share with the right person among five.{' ArcFace with ' if settings else ''}"
         f"{' and '.join(settings)}{'.' if settings else ''}"
     )

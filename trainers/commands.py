@@ -70,8 +70,10 @@ def evaluate(
     from rich.table import Table
 
     from trainers.evaluation import evaluate_recipe, figures_json
-    from trainers.recipes import put_into_card
+    from trainers.recipes import check_card, put_into_card
 
+    if write_card:
+        check_card(recipe, write_card, settings or [])
     drawn = [f"plots={plots}"] if plots else []
     with contextlib.redirect_stdout(sys.stderr):
         figures = evaluate_recipe(recipe, [*(settings or []), *drawn])
@@ -83,7 +85,7 @@ def evaluate(
     else:
         Console().print(table)
     if write_card:
-        put_into_card(write_card, recipe, figures)
+        put_into_card(write_card, recipe, figures, settings or [])
 
 
 def average(

@@ -148,8 +148,8 @@ def finished(
 
 
 def flat_name(file: str) -> str:
-    """A file's name without its folders and suffix; folders that tell two files apart stay in it."""
-    return str(Path(file).with_suffix("")).replace("/", "_")
+    """A file's name without .jpg, in which its folders and another suffix stay: they tell two files apart."""
+    return file.removesuffix(".jpg").replace("/", "_").replace(".", "_")
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -11,11 +11,12 @@ from engines.errors import MienError, UsageError
 from engines.geometry import FINE_STRIDES, location_centres
 from engines.networks import Detector
 from trainers.fit import FitOptions, Recipe, fit, image_batch
-from trainers.portraits import Paster, load_portraits
+from trainers.portraits import Paster, has_portraits, load_portraits
 from trainers.scenes import Scene, SceneSamples, has_scenes, load_scenes
 from trainers.teacher import TeacherDetector
 from trainers.wider import load_wider
 
+COARSEST = 32  # px, the detector's coarsest stride
 MODEL_SEES = 0.4  # score from which another network's box is one to learn
 
 
@@ -144,13 +145,21 @@ def training_scenes(folder: str, wider: str, limit: int = 0) -> list[Scene]:
 
 
 def train(config: DetectorConfig) -> nn.Module:
+    if config.crop % COARSEST or not config.crop:
+        raise UsageError(f"crop={config.crop}: must be a multiple of {COARSEST}")
     torch.manual_seed(config.fit.seed)
     network = Detector(config.width, config.neck, config.blocks, config.towers)
     if config.start:
         take_layers(network, config.start)
     model = load_checkpoint(Path(config.learn_from))[0] if config.learn_from else None
+    if not isinstance(model, Detector | None):
+        raise UsageError(f"learn_from={config.learn_from}: holds a {type(model).__name__}, not a detector")
     scenes = training_scenes(config.data, config.wider, config.limit)
     teacher = TeacherDetector(config.yunet) if config.yunet else None
-    paster = Paster(load_portraits(config.data, teacher, config.limit)) if teacher else None
+    paster = None
+    if teacher and has_portraits(config.data):
+        paster = Paster(load_portraits(config.data, teacher, config.limit))
+    elif teacher:
+        print(f"{config.data}: holds no mtfl.zip and ffhq.zip, no portrait is pasted", flush=True)
     samples = SceneSamples(scenes, config.crop, paster, teacher)
     return fit(DetectorRecipe(network, config, model), samples, Path(config.run))

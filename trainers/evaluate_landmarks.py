@@ -133,6 +133,9 @@ def coded(picture: Image, rng: np.random.Generator) -> list[Image]:
     """The picture as a still clip from a noisy camera: coded, decoded, without the first frame."""
     import av
 
+    picture = picture[
+        : picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2
+    ]  # the codec has even sides alone
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": QUALITY, "preset": "fast"})

@@ -32,15 +32,17 @@ from engines.runtime import WEIGHTS
 from engines.spec import EMOTIONS, ModelSpec
 from engines.tensors import read_tensors
 from trainers import plots
-from trainers.attribute_sets import STORED, LabelledFaces, mtfl
-from trainers.attributes import start_from
+from trainers.attribute_sets import STORED, LabelledFaces, mtfl, mtfl_rows
+from trainers.attributes import check_input_size, start_from
 from trainers.batched_changes import jitter_matrices, mirrored
 from trainers.faces import FaceFinder, box_from_interocular
 from trainers.ffhq_layout import open_ffhq
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
 from trainers.held import Draw
+from trainers.label_checks import pictures
 from trainers.transforms import jitter_matrix, photometric
 from trainers.whole_file import whole_file
+from trainers.zips import ImageZip
 
 CROPS = ("attribute", "wide", "thumbnail")
 WIDE_ROOM = 32  # px of 112: what a wide crop shows around the daemon's, hair and neck
@@ -66,7 +68,7 @@ class FfhqConfig:
     gender_weight: float = 10.0
     emotion_weight: float = 5.0
     mtfl: bool = False  # as many of MTFL's faces (mtfl.zip) beside, for their gender, which people told
-    picture_every: int = 5  # epochs
+    picture_every: int = 5  # epochs; 0: at the end alone
     limit: int = 0  # images used of each part; 0 is all
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
@@ -77,12 +79,10 @@ class FfhqConfig:
 
 def thumbnails(config: FfhqConfig, part: str) -> LabelledFaces:
     """A part's faces as crops (M, S, S, 3), with their machine-made labels."""
-    if config.crop not in CROPS:
-        raise UsageError(f"crop={config.crop}: is none of {', '.join(CROPS)}")
     with open_ffhq(config.data) as data:
         rows = data.faces(part)[: config.limit or None]
         finder = None if config.crop == "thumbnail" else FaceFinder()
-        images = (data.images.image(row.image) for row in rows)
+        images = pictures(data.images, [row.image for row in rows])
         crops = np.stack([cropped(image, finder, config.input_size, room_of(config)) for image in images])
     age = np.array([row.age for row in rows], np.float32)
     female = np.array([row.female for row in rows], np.float32)
@@ -198,7 +198,8 @@ class FfhqRecipe(Recipe):
         if all(row["val_loss"] < old["val_loss"] for old in past):
             keep_best(self.config, network, row)
         last = epoch == self.config.fit.epochs or self.trainer.should_stop
-        if epoch % self.config.picture_every == 0 or last:
+        due = self.config.picture_every and epoch % self.config.picture_every == 0
+        if due or last:
             write_checkpoint(run / f"epoch_{epoch:03d}", self.config, network, row)
             if self.draws:
                 plots.history(run / f"history_{epoch:03d}.png", history)
@@ -363,9 +364,12 @@ def load_state(network: AttributesNet, path: Path) -> None:
     target: nn.Module = network if any(name.startswith("trunk.") for name in state) else body_of(network)
     own = target.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
+    body = [name for name in own if name.startswith("trunk.") or target is not network]
+    lacking = [name for name in body if name not in fitting and not name.endswith("num_batches_tracked")]
+    if lacking:
         raise MienError(
-            f"{path}: none of its {len(state)} tensors fits; set backbone to the network it is of"
+            f"{path}: {len(lacking)} of the trunk's {len(body)} tensors are not in it, or of another shape, "
+            f"{lacking[0]} first; set backbone (and input_size) to the network it is of"
         )
     target.load_state_dict(own | fitting)
 
@@ -375,11 +379,33 @@ def body_of(network: AttributesNet) -> nn.Module:
     return getattr(network.trunk, "body", network.trunk)
 
 
-def train(config: FfhqConfig) -> nn.Module:
-    torch.manual_seed(config.fit.seed)
+def check_options(config: FfhqConfig) -> None:
+    """Raises UsageError for those that do not go together."""
+    if config.crop not in CROPS:
+        raise UsageError(f"crop={config.crop}: is none of {', '.join(CROPS)}")
     if config.mtfl and config.crop == "thumbnail":
         raise UsageError("mtfl=true: its faces are no thumbnails; set crop=attribute or crop=wide")
+    if config.picture_every < 0:
+        raise UsageError(f"picture_every={config.picture_every}: must be 0 or more")
+    if not config.backbone:
+        check_input_size(config.input_size)
+
+
+def check_labels(config: FfhqConfig) -> None:
+    """Raises MienError for what is wrong with the labels, before any image is read."""
+    with open_ffhq(config.data) as data:
+        for part in ("train", "val"):
+            data.faces(part)
+    if config.mtfl:
+        with ImageZip(config.data, "mtfl") as others:
+            mtfl_rows(others)
+
+
+def train(config: FfhqConfig) -> nn.Module:
+    torch.manual_seed(config.fit.seed)
+    check_options(config)
     network = make_network(config)  # before the images take their minutes
+    check_labels(config)
     faces, held = thumbnails(config, "train"), thumbnails(config, "val")
     if len(faces) < config.fit.batch_size:
         raise UsageError(

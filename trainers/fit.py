@@ -127,9 +127,13 @@ class Recipe(L.LightningModule):
         self.clock = Clock(options.until)
         self.small, self.small_share = 0, 0.0  # px of the images in the first part of training, and its share
 
+    def is_small(self) -> bool:
+        """Whether images are small yet."""
+        return bool(self.small) and self.share_done(self.global_step) < self.small_share
+
     def small_at_first(self, images: Tensor) -> Tensor:
         """(B, 3, S, S), shrunk in the first part of training."""
-        return shrunk(images, self.small if self.share_done(self.global_step) < self.small_share else 0)
+        return shrunk(images, self.small if self.is_small() else 0)
 
     def loss(self, batch: tuple) -> tuple[Tensor, dict[str, Tensor]]:
         raise TypeError("a recipe has its own loss")
@@ -192,6 +196,17 @@ def warm_cosine(progress: float, warm: float = 0.05) -> float:
     if progress < warm:
         return (progress + 0.002) / (warm + 0.002)
     return 0.01 + 0.495 * (1 + math.cos(math.pi * min(1.0, (progress - warm) / (1 - warm))))
+
+
+class Patience(EarlyStopping):
+    """By the patience of this call, whatever that of the one before; and never while images are still small."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not pl_module.is_small():
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class _EachInTurn(Sampler):
@@ -261,7 +276,7 @@ def fit(recipe: Recipe, samples: RandomSamples, run: Path, validation: Dataset |
     before = _read(last)
     drawn = samples if held is None else held
     drawn.first = (before["epoch"] + 1) * len(drawn) if before else 0
-    if not _is_done(before, options.epochs):
+    if not _is_done(before, options):
         with warnings.catch_warnings(), _one_line_errors(last), _processes_of_its_own():
             _ignore_advice()
             trainer = _trainer(recipe, run, judged is not None)
@@ -300,7 +315,7 @@ def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
     if bar:
         callbacks.append(TQDMProgressBar())
     if judged and options.patience:
-        callbacks.append(EarlyStopping("val_loss", patience=options.patience))
+        callbacks.append(Patience("val_loss", patience=options.patience))
     if judged:
         callbacks.append(
             ModelCheckpoint(run, "best", "val_loss", enable_version_counter=False, save_weights_only=True)
@@ -330,13 +345,19 @@ def _read(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def _is_done(before: dict[str, Any] | None, epochs: int) -> bool:
-    """Whether the run has had its epochs, or ended of its own because its patience was at an end."""
+def _is_done(before: dict[str, Any] | None, options: FitOptions) -> bool:
+    """Whether the run has had its epochs, or waited for a lower validation loss as long as its patience is."""
     if not before:
         return False
-    callbacks = before["callbacks"].items()
-    impatient = any(state.get("stopped_epoch") for name, state in callbacks if "EarlyStopping" in name)
-    return impatient or before["epoch"] + 1 >= epochs
+    states = [state for name, state in before["callbacks"].items() if Patience.__name__ in name]
+    waited = max((state["wait_count"] for state in states), default=0)
+    if options.patience and waited >= options.patience and before["epoch"] + 1 < options.epochs:
+        print(
+            f"ended after {waited} epochs without a lower validation loss; a larger patience goes on",
+            flush=True,
+        )
+        return True
+    return bool(before["epoch"] + 1 >= options.epochs)
 
 
 def _ignore_advice() -> None:

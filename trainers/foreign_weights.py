@@ -33,7 +33,8 @@ def own_start(start: str, spec: ModelSpec) -> nn.Module:
 def start_network(network: ExpressionNet, kind: str, start: str) -> None:
     """Fill the trunk from `imagenet`, a checkpoint folder or a file of torch tensors."""
     if start == "imagenet":
-        _load(network.trunk[1], _imagenet(kind), "torchvision's ImageNet weights")
+        weights = _imagenet(kind)  # which refuses a trunk of our own
+        _load(network.trunk[1], weights, "torchvision's ImageNet weights")
     elif Path(start).is_dir():
         _load_trunk(network, Path(start))
     else:

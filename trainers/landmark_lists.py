@@ -1,5 +1,6 @@
 """Faces for the landmark recipe from published lists: MTCNN's, MTFL's, CelebA's."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from trainers.label_checks import far_outside
 from trainers.layouts import MTCNN_LISTS, MTFL_LISTS, UnreadableImage, celeba_list, open_faces
 
 ROOM_MARGIN, ROOM_SIDE = 1.8, 160  # of a detector's box: a crop of 1.25 has room to turn and shift
-HELD_OUT = 10  # CelebA's lists name no split: every tenth image is held out
+HELD_OUT = 10  # CelebA's lists name no split: a tenth by the hash of the name is held out
 NAMED = 5
 
 
@@ -31,7 +32,7 @@ def listed_faces(root: Path, split: str, limit: int = 0) -> tuple[list[Image], F
     images, cropped, bad = [], [], []
     with open_faces(root) as source:
         bad += source.problems
-        records = [r for i, r in enumerate(source.records) if split_of(r, i) == split]
+        records = [record for record in source.records if split_of(record) == split]
         for record in records[: limit or None]:
             whole = FaceRecord(record.file, box_xyxy=box_from_landmarks(record.points), points=record.points)
             try:
@@ -54,5 +55,7 @@ def listed_faces(root: Path, split: str, limit: int = 0) -> tuple[list[Image], F
     return images, boxes, np.stack([record.points for record in cropped])
 
 
-def split_of(record: FaceRecord, index: int) -> str:
-    return record.split or ("val" if index % HELD_OUT == 0 else "train")
+def split_of(record: FaceRecord) -> str:
+    """Its own, or one that does not hang on which other pictures are there."""
+    number = int(hashlib.sha256(record.file.encode()).hexdigest(), 16)
+    return record.split or ("val" if number % HELD_OUT == 0 else "train")

@@ -5,6 +5,8 @@ they lie in. A row that cannot be used (no image, no person) is a problem with t
 """
 
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from engines.errors import MienError
 from engines.geometry import Floats, Image
 from trainers.face_rows import FaceRecord, read_records
 from trainers.faces import box_from_landmarks
-from trainers.zips import ImageZip, row_points
+from trainers.zips import POINT_COLUMNS, ImageZip, row_points
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MTCNN_LISTS = {"train": "trainImageList.txt", "val": "testImageList.txt"}
@@ -36,6 +38,10 @@ class UnreadableImage(MienError):  # noqa: N818 - as the other failures here, na
     """An image is missing or OpenCV cannot read it."""
 
 
+class MissingImage(UnreadableImage):
+    """It is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class FaceSource:
     """A face set: its records, what is wrong with it as (file, reason), and how a file is read."""
@@ -48,7 +54,9 @@ class FaceSource:
         """HxWx3 uint8 BGR. Raises UnreadableImage, naming the file."""
         try:
             return decoded(self.read(file), file)
-        except (OSError, KeyError) as error:
+        except (FileNotFoundError, KeyError) as error:
+            raise MissingImage(f"{file}: {error}") from None
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
             raise UnreadableImage(f"{file}: {error}") from None
 
 
@@ -94,7 +102,7 @@ def folder_faces(root: Path) -> FaceSource:
 
 
 def zip_faces(data: ImageZip) -> FaceSource:
-    """celeba_faces.zip, mtfl.zip and their like: labels.csv with landmarks, of persons where it says so."""
+    """celeba_faces.zip, mtfl.zip and their like: labels.csv, with landmarks, boxes and persons where it has them."""
     present, records, problems = set(data.names("")), [], []
     for number, row in enumerate(data.rows(), 2):
         if row.get("file", "") not in present:
@@ -103,9 +111,12 @@ def zip_faces(data: ImageZip) -> FaceSource:
             )
             continue
         try:
-            points = row_points(row)
-            box = row_box(row) if "bx1" in row else box_from_landmarks(points)
-        except (KeyError, ValueError) as error:
+            points = row_points(row) if any(row.get(name) for name in POINT_COLUMNS) else None
+            box = box_from_landmarks(points) if points is not None else None
+            box = row_box(row) if row.get("bx1") else box
+        except KeyError as error:
+            raise MienError(f"{data.path}: labels.csv has no column {error}") from None
+        except ValueError as error:
             raise MienError(f"{data.path}: labels.csv line {number}: {error}") from None
         score, eyes = row.get("detector_score"), row.get("interocular_px")
         records.append(

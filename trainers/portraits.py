@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,6 +29,10 @@ class Portrait:
     image: Image
     box: Floats
     profile: bool
+
+
+def has_portraits(folder: str) -> bool:
+    return all((Path(folder) / f"{name}.zip").is_file() for name in ("mtfl", "ffhq"))
 
 
 def load_portraits(folder: str, teacher: TeacherDetector, limit: int = 0) -> list[Portrait]:

@@ -60,7 +60,7 @@ def provenance(recipe: str, config: Any) -> str:
         f"- code: {git_revision()}",
         f"- libraries: {', '.join(f'{name} {_version(name)}' for name in LIBRARIES if _version(name))}",
         f"- machine: {machine()}; seed {fit.seed}",
-        f"- at most {fit.epochs} epochs of {fit.steps_per_epoch} batches of {fit.batch_size}, "
+        f"- at most {fit.epochs} epochs of {fit.steps_per_epoch or 'all faces in'} batches of {fit.batch_size}, "
         f"learning rate {fit.learning_rate}, {precision}",
         f"- data: {', '.join(map(_fingerprint, sources(recipe, config)))}",
     ]
@@ -109,7 +109,11 @@ def counted(source: Path) -> str:
 
 
 def _fingerprint(source: Path) -> str:
-    return f"{source.name} {file_sha256(source)[:12]}" if source.suffix == ".zip" else counted(source)
+    return zip_fingerprint(source) if source.suffix == ".zip" else counted(source)
+
+
+def zip_fingerprint(source: Path) -> str:
+    return f"{source.name} {file_sha256(source)[:12]}"
 
 
 def other_weights(options: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """From a recipe's name to a checkpoint: options, training, default threshold, spec and card."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from engines.checkpoint import CARD_FILE, save_checkpoint
-from engines.errors import UsageError
+from engines.errors import MienError, UsageError
 from engines.expression import expression_spec
 from engines.spec import EMOTIONS, ModelSpec
 from trainers import attributes, detector, expression, ffhq, landmarks, recognition
@@ -22,6 +23,7 @@ from trainers.provenance import (
     other_weights,
     provenance,
     sources,
+    zip_fingerprint,
 )
 from trainers.run_options import claim
 
@@ -66,10 +68,7 @@ ABOUT = {
     "split 64/16/20 by set and class. Of the public sets, near-duplicates and CK+ subjects stay on one side, and of "
     "FER's pictures those count whose label enough of FER+'s voters confirmed (`data.min_votes`).",
 }
-MEASURED_WITH = {
-    "detector": " video=FOLDER yunet=yunet_n_dynamic.onnx",
-    "landmarks": " video=FOLDER yunet=yunet_n_dynamic.onnx",
-}
+UNTOLD = ("data", "run", "plots")  # options that do not change what is measured
 PUBLIC_LICENCE = (
     "The public data are for research and non-commercial use; so are these weights. For a commercial purpose, train on "
     "data of your own."
@@ -94,9 +93,16 @@ def train_recipe(recipe: str, settings: Sequence[str], logger: str = "csv") -> P
     if recipe != "ffhq" and not config.fit.steps_per_epoch:
         raise UsageError("fit.steps_per_epoch=0: must be 1 or more; ffhq alone counts its own")
     check_machine(config.fit)
-    claim(config)
+    claim(config, content_of(recipe, config))
     network = TRAIN[recipe](config)
     return finish(recipe, config, network)
+
+
+def content_of(recipe: str, config: Any) -> list[str]:
+    """The zips that a training reads, each with the start of its checksum; none where they are not there."""
+    with contextlib.suppress(MienError):  # it is told where they are read
+        return [zip_fingerprint(each) for each in sources(recipe, config) if each.suffix == ".zip"]
+    return []
 
 
 def finish(recipe: str, config: Any, network: nn.Module) -> Path:
@@ -164,13 +170,42 @@ def licence_text(read: Sequence[Path], weights: Sequence[str]) -> str:
     return " ".join([*parts, CODE_LICENCE])
 
 
-def put_into_card(checkpoint: Path, recipe: str, figures: Mapping[str, object]) -> None:
-    """Replace the card's figures, with the command that measures them."""
+def put_into_card(
+    checkpoint: Path, recipe: str, figures: Mapping[str, object], settings: Sequence[str] = ()
+) -> None:
+    """Replace the card's figures, with the command that measures them: `settings` are its key=value."""
     path = checkpoint / CARD_FILE
     text = path.read_text(encoding="utf-8") if path.is_file() else card_text(recipe)
     head, _, rest = text.partition(FIGURES_START)
     _, _, tail = rest.partition(FIGURES_END)
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
-    command = f"mien evaluate {recipe} data=FOLDER{MEASURED_WITH.get(recipe, '')}"
+    command = " ".join(["mien evaluate", recipe, "data=FOLDER", *map(without_place, told(settings))])
     table = f"Measured by `{command}`:\n\n| figure | value |\n|---|---|\n{rows}\n"
     path.write_text(f"{head}{FIGURES_START}\n{table}{FIGURES_END}{tail}", encoding="utf-8")
+
+
+def check_card(recipe: str, checkpoint: Path, settings: Sequence[str]) -> None:
+    """Raises UsageError where other weights would be measured than those of the checkpoint whose card is written."""
+    from trainers.measuring import EvaluationConfig, checkpoint_of, holder_of
+
+    weights = override(EvaluationConfig(), settings).weights
+    holder = EvaluationConfig(weights=holder_of(weights, MODEL_OF[recipe]) if weights else "")
+    measured = checkpoint_of(holder, MODEL_OF[recipe])
+    specs = [folder / "spec.json" for folder in (measured, checkpoint)]
+    if len({ModelSpec.load(path).weights_sha256 for path in specs if path.is_file()}) > 1:
+        raise UsageError(
+            f"--write-card {checkpoint}: {measured} is what is measured; set weights={checkpoint}"
+        )
+
+
+def told(settings: Sequence[str]) -> list[str]:
+    return [setting for setting in settings if setting.partition("=")[0] not in UNTOLD]
+
+
+def without_place(setting: str) -> str:
+    """key=value as it may be shown: folders are somebody's own, of a file the name stays."""
+    key, _, value = setting.partition("=")
+    path = Path(value)
+    if path.is_dir():
+        return f"{key}=FOLDER"
+    return f"{key}={path.name}" if path.is_file() else setting

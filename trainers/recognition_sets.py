@@ -135,11 +135,10 @@ def longer_side(row: Mapping[str, str]) -> float:
 
 
 def lfw_faces(config: RecognitionConfig, finder: FaceFinder) -> dict[str, Image]:
-    """Aligned crops of the images in LFW's pairs, by file name: for evaluation, and to know whom not to train on."""
+    """Aligned crops of all images in LFW's pairs, by file name: to know whom not to train on, whatever the limit."""
     with ImageZip(config.data, "lfw") as data:
         pairs, _, _ = read_pairs(data)
         names = sorted({name for pair in pairs for name in pair})
-        names = names[: config.limit] if config.limit else names
         crops: list[Image] = []
         for images in batched(pictures(data, names)):
             points, _ = finder.refine(images, np.tile(LFW_BOX, (len(images), 1)))

@@ -29,7 +29,9 @@ def select(
     persons: Annotated[int, typer.Option(help="How many, the most photographed first; 0 is all.")] = 0,
     images: Annotated[int, typer.Option(help="Exactly so many of each person; 0 is all.")] = 0,
     total: Annotated[int, typer.Option(help="Images of all persons together; 0 is no limit.")] = 0,
-    min_images: Annotated[int, typer.Option(help="Leave out persons with fewer that pass.")] = 5,
+    min_images: Annotated[
+        int, typer.Option(help="Leave out persons with fewer that pass; 0: than --images, or 5.")
+    ] = 0,
     min_interocular: Annotated[float, typer.Option(help="Distance of the eyes, px of the photograph.")] = 0,
     min_sharpness: Annotated[float, typer.Option(help="0.3 is a photograph, 0.08 is blurred.")] = 0,
     max_yaw: Annotated[float, typer.Option(help="0.6 is a head turned by 30 degrees; 0 takes any.")] = 0,

@@ -4,7 +4,6 @@ import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -48,14 +47,22 @@ def _mlflow(run: Path) -> Logger:
     run.mkdir(parents=True, exist_ok=True)
     store = run.resolve().parent / "mlruns"
     store.mkdir(exist_ok=True)
-    known = run / RUN_ID_FILE
-    more: dict[str, Any] = {"run_id": known.read_text(encoding="utf-8")} if known.is_file() else {}
+    known, place = run / RUN_ID_FILE, f"sqlite:///{store / 'mlflow.db'}"
+    run_id = known.read_text(encoding="utf-8") if known.is_file() else ""
+    more = {"run_id": run_id} if run_id and _is_there(run_id, place) else {}
     logger = MLFlowLogger(
-        run.name,
-        run_name=run.name,
-        tracking_uri=f"sqlite:///{store / 'mlflow.db'}",
-        artifact_location=store.as_uri(),
-        **more,
+        run.name, run_name=run.name, tracking_uri=place, artifact_location=store.as_uri(), **more
     )
     known.write_text(str(logger.run_id), encoding="utf-8")  # a resumed run goes on in the same MLflow run
     return logger
+
+
+def _is_there(run_id: str, place: str) -> bool:
+    """Whether a run is in the store, and not thrown away: a run's folder may have been copied without it."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        return MlflowClient(place).get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,21 @@ FREE = frozenset(
 )
 
 
-def claim(config: Any) -> None:
+CONTENT = "content of the data"
+
+
+def claim(config: Any, content: Sequence[str] = ()) -> None:
     """Note the options of the run's folder. Raises MienError where it holds a run that was begun with others.
+
+    `content` tells what is in the data, which must not change either: what was held out would be trained on.
 
     What has not come to the end of an epoch binds nobody. An option that the folder does not know is newer than its
     run, which went by the default.
     """
     run = Path(config.run)
-    mine, found = fixed_options(config), begun_with(run)
-    found = fixed_options(type(config)()) | found if found else mine
+    found = begun_with(run)
+    mine = fixed_options(config) | {CONTENT: [*content] or found.get(CONTENT, [])}
+    found = fixed_options(type(config)()) | {CONTENT: mine[CONTENT]} | found if found else mine
     if other := [name for name, value in mine.items() if found[name] != value]:
         raise MienError(f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it")
     with whole_file(run / OPTIONS_FILE) as file:

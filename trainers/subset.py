@@ -15,10 +15,11 @@ from engines.geometry import Floats, Image, iou_matrix, recognition_crop
 from engines.runtime import Engine, load_engine
 from engines.stages import detect, find_landmarks
 from trainers.face_rows import FaceRecord, read_records, write_csv, write_records
-from trainers.layouts import FaceSource, UnreadableImage, open_faces
+from trainers.layouts import FaceSource, MissingImage, UnreadableImage, open_faces
 from trainers.zips import SEED
 
 INNER = slice(16, 96)  # the part of a recognition crop that is face and not background
+FEWEST = 5  # images of a person, where nothing else is said
 NAMED = 5  # as many names as an error message or a summary gives
 LOOSEST_IOU = 0.3  # between a labelled box and our detector's, which draws forehead to chin
 
@@ -30,7 +31,7 @@ class Criteria:
     persons: int = 0  # the most photographed first
     images: int = 0  # exactly so many of each person, drawn at random
     total: int = 0  # images of all persons together; the last person's are cut to fit
-    min_images: int = 5  # persons with fewer that pass are left out
+    min_images: int = 0  # persons with fewer that pass are left out; 0: as many as `images`, or 5
     min_interocular: float = 0.0  # px in the photograph
     min_sharpness: float = 0.0  # 0.3 is a photograph, 0.08 is blurred
     max_yaw: float = 0.0  # 0 is frontal, 0.6 about 30 degrees, 1 the nose over one eye
@@ -41,7 +42,7 @@ class Criteria:
 
     @property
     def enough(self) -> int:
-        return max(self.images, self.min_images, 2)
+        return max(self.images, self.min_images or (0 if self.images else FEWEST), 2)
 
 
 @dataclass(slots=True)
@@ -60,6 +61,9 @@ def select(data: Path, folder: Path, criteria: Criteria, backend: str = "auto") 
     """Write the four lists into `folder`. Raises MienError when too few persons have enough images."""
     if not 0 < criteria.val_share < 1:
         raise UsageError(f"val-share {criteria.val_share}: a share between 0 and 1")
+    least = criteria.persons * (criteria.images or criteria.enough)
+    if 0 < criteria.total < least:
+        raise UsageError(f"total {criteria.total}: {criteria.persons} persons have {least} images at least")
     with open_faces(data) as source:
         if source.records and not any(record.person for record in source.records):
             raise MienError(f"{data}: names no persons; CelebA's stand in identity_CelebA.txt")
@@ -85,6 +89,11 @@ def select(data: Path, folder: Path, criteria: Criteria, backend: str = "auto") 
 
 def too_few(data: Path, folder: Path, criteria: Criteria, selection: Selection, persons: int) -> str:
     near = sorted(selection.short, key=lambda item: -item[1])[:NAMED]
+    if criteria.total and len(selection.kept) >= criteria.total - 1:
+        return (
+            f"{data}: {criteria.total} images are of {persons} persons already, {criteria.persons} are asked for; "
+            "give a larger total, or how many images of each"
+        )
     names = (
         ", ".join(f"{person or '(no name)'} has {count}" for person, count in near) or "there are no others"
     )
@@ -103,10 +112,10 @@ def choose(source: FaceSource, criteria: Criteria, looks: "Looks") -> Selection:
     rng = np.random.default_rng(criteria.seed)
     order = sorted(by_person, key=lambda person: (-len(by_person[person]), natural(person)))
     for done, person in enumerate(order):
-        chosen = len({record.person for record in selection.kept})
-        if criteria.persons and chosen == criteria.persons:
+        if criteria.persons and len({record.person for record in selection.kept}) == criteria.persons:
             break
-        if criteria.total and len(selection.kept) >= criteria.total:
+        room = criteria.total - len(selection.kept) if criteria.total else len(source.records)
+        if room < 2:  # one alone could not be both in train and in val
             break
         candidates = by_person[person]
         if len(candidates) < criteria.enough:  # the others have no more
@@ -117,9 +126,8 @@ def choose(source: FaceSource, criteria: Criteria, looks: "Looks") -> Selection:
         if len(kept) < criteria.enough:
             selection.short.append((person, len(kept)))
             continue
-        room = criteria.total - len(selection.kept) if criteria.total else len(kept)
-        if min(room, len(kept)) >= 2:  # one alone could not be both in train and in val
-            selection.kept += sorted(kept[:room], key=lambda record: record.file)
+        chosen = kept[: min(room, criteria.images or len(kept))]
+        selection.kept += sorted(chosen, key=lambda record: record.file)
     return selection
 
 
@@ -152,15 +160,17 @@ def passing(
     looks: "Looks",
     selection: Selection,
 ) -> list[FaceRecord]:
-    """Those of one person's images that can be read and pass, as many as are asked for."""
+    """Those of one person's images that can be read and pass, as many as are needed."""
     kept: list[FaceRecord] = []
     for record in candidates:
-        if criteria.images and len(kept) == criteria.images:
+        if criteria.images and len(kept) == criteria.enough:
             break
         try:
             record, reason = looks(record, source.image(record.file))
-        except UnreadableImage as error:
-            reason = "unreadable" if "OpenCV" in str(error) else "missing"
+        except MissingImage:
+            reason = "missing"
+        except UnreadableImage:
+            reason = "unreadable"
         if reason:
             selection.rejected.append((record.file, record.person, reason))
         else:

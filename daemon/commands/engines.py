@@ -54,7 +54,6 @@ def build(
     from rich.console import Console
 
     from daemon.build_bar import building
-    from engines.calibration import calibrated_before
     from engines.errors import UsageError
     from engines.runtime import MODELS, resolve, why_unusable
 
@@ -79,8 +78,7 @@ def build(
         for request in requests:
             reason = why_unusable(request) if request.needs_build else None
             if reason or (request.needs_build and (force or calibrate)):
-                lost = "" if calibrate else calibrated_before(request.folder)[1]
-                tell(f"building {request.words}: {reason or 'asked for'}{lost}")
+                tell(f"building {request.words}: {reason or 'asked for'}")
                 done.append(_built(request, calibrate, reason is None))
             else:
                 done.append(f"{request.words}: {'in order' if request.needs_build else 'needs no build'}")
@@ -92,7 +90,9 @@ def _built(request: EngineRequest, calibrate: Path | None, force: bool) -> str:
     from engines.build import build_engine
 
     built = build_engine(request, calibrate, force=force)
-    measured = f", calibrated on {built.calibration['pictures']}" if built.calibration else ""
+    told = built.calibration
+    measured = f", calibrated on {told['pictures']}" if told else ""
+    measured += f"; {told['lost']}" if "lost" in told else ""
     proved = f"parity {max(built.parity.values()):.1e}"
     return f"{request.words}: built in {built.build_seconds} s, {proved}{measured}"
 

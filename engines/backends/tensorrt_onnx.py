@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from engines.source import Source
 
 PLAN_FILE = "model.plan"
+# torch's name of what a tensor of a plan may hold, by TensorRT's.
+TORCH_TYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+FED = ("FLOAT", "HALF", "BF16")
 
 
 def library() -> Any:
@@ -42,6 +54,10 @@ def plan(spec: OnnxSpec, request: EngineRequest) -> bytes:
         raise MienError(f"{spec.onnx}: TensorRT's ONNX parser does not take it: {told}")
     if network.num_inputs != 1:
         raise MienError(f"{spec.onnx}: has {network.num_inputs} inputs, a stage's model has one")
+    if (given := network.get_input(0).dtype.name) not in FED:
+        raise MienError(
+            f"{spec.onnx}: its input is {TORCH_TYPES.get(given, given)}; a picture is fed as floats"
+        )
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network.get_input(0), spec, request))
     _keep_outputs(network, spec)
@@ -85,7 +101,7 @@ def load(request: EngineRequest, folder: Path, spec: ModelSpec) -> "OnnxEngine":
 
 
 class _Runner:
-    """(N, H, W, 3) uint8 BGR -> the outputs that the spec names, float32."""
+    """(N, H, W, 3) uint8 BGR -> the outputs that the spec names, float32, whatever type the file has them in."""
 
     def __init__(self, path: Path, spec: OnnxSpec) -> None:
         import torch
@@ -101,6 +117,8 @@ class _Runner:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._input = next(name for name in names if modes[name] == trt.TensorIOMode.INPUT)
         self._outputs = spec.output_names(tuple(sorted(name for name in names if name != self._input)))
+        types = {name: TORCH_TYPES[self._engine.get_tensor_dtype(name).name] for name in names}
+        self._types = {name: getattr(torch, word) for name, word in types.items()}
 
     def __call__(self, batch: NDArray[np.uint8]) -> list[Floats]:
         torch, stream = self._torch, self._torch.cuda.current_stream()
@@ -109,15 +127,17 @@ class _Runner:
         self._context.set_tensor_address(self._input, images.data_ptr())
         outputs = []
         for name in self._outputs:
-            outputs.append(torch.empty(tuple(self._context.get_tensor_shape(name)), device="cuda"))
+            shape = tuple(self._context.get_tensor_shape(name))
+            outputs.append(torch.empty(shape, dtype=self._types[name], device="cuda"))
             self._context.set_tensor_address(name, outputs[-1].data_ptr())
         if not self._context.execute_async_v3(stream.cuda_stream):
             raise MienError(f"{self._spec.onnx}: TensorRT failed to run it; its own words are above")
-        return [output.cpu().numpy() for output in outputs]
+        return [output.float().cpu().numpy() for output in outputs]
 
     def _fed(self, images: Any) -> Any:
         """Colour order, scale and layout as the file wants them."""
         x = images.flip(-1) if self._spec.colour == "RGB" else images
         mean, std = (x.new_tensor(v, dtype=self._torch.float32) for v in (self._spec.mean, self._spec.std))
         x = (x.float() - mean) / std
-        return (x.permute(0, 3, 1, 2) if self._spec.layout == "NCHW" else x).contiguous()
+        x = x.permute(0, 3, 1, 2) if self._spec.layout == "NCHW" else x
+        return x.to(self._types[self._input]).contiguous()
