@@ -10,12 +10,13 @@ from lightning import Trainer
 from engines.errors import MienError, UsageError
 from tests.face_sets import write_mtfl
 from tests.test_resume import coloured_faces
+from trainers.callbacks import Patience
 from trainers.closed_set import ClosedSetConfig, claim
 from trainers.closed_set_faces import ClosedSet, Faces
 from trainers.closed_set_networks import make_backbone
 from trainers.closed_set_report import table_text
 from trainers.evaluate_landmarks import coded
-from trainers.fit import FitOptions, Patience, Recipe
+from trainers.fit import FitOptions, Recipe
 from trainers.recipes import check_card, put_into_card, train_recipe
 from trainers.run_loggers import RUN_ID_FILE, make_logger
 

@@ -161,6 +161,24 @@ def test_a_run_may_be_made_longer_and_told_on_another_way(expression_sets, tmp_p
     assert "epoch 1/1" in said and "epoch 2/2" in said and "epoch 1/2" not in said
 
 
+def test_a_run_s_folder_that_was_moved_knows_its_best(expression_sets, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "moved")
+    before = kept(whole)
+    train_recipe("expression", [*TINY, f"data={expression_sets}", f"run={run}", "training.epochs=5"])
+
+    after = kept(run)
+    assert after["best_model_score"] <= before["best_model_score"]
+    assert str(run / "best.ckpt") == after["best_model_path"] and list(after["best_k_models"]) == [
+        str(run / "best.ckpt")
+    ]
+    assert (whole / "best.ckpt").is_file()
+
+
+def kept(run: Path) -> dict:
+    states = torch.load(run / "last.ckpt", weights_only=True)["callbacks"]
+    return next(state for name, state in states.items() if "val_loss" in name and "best_k_models" in state)
+
+
 def test_a_run_of_before_with_another_network_is_told(expression_sets, whole, tmp_path):
     run = shutil.copytree(whole, tmp_path / "run")
     (run / OPTIONS_FILE).unlink()

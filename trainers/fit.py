@@ -20,13 +20,14 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engines.errors import MienError, UsageError
 from engines.machine import why_no_gpu
+from trainers.callbacks import Kept, NextEpoch, Patience
 from trainers.clock import Clock
 from trainers.held import held_batches
 from trainers.precision import precision_of
@@ -198,17 +199,6 @@ def warm_cosine(progress: float, warm: float = 0.05) -> float:
     return 0.01 + 0.495 * (1 + math.cos(math.pi * min(1.0, (progress - warm) / (1 - warm))))
 
 
-class Patience(EarlyStopping):
-    """By the patience of this call, whatever that of the one before; and never while images are still small."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict | {"patience": self.patience})
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not pl_module.is_small():
-            super().on_train_epoch_end(trainer, pl_module)
-
-
 class _EachInTurn(Sampler):
     """The samples of this process among several: every second of two. Asked while training, when it knows which."""
 
@@ -220,23 +210,6 @@ class _EachInTurn(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(distributed.get_rank(), self.length, distributed.get_world_size()))
-
-
-class _NextEpoch(L.Callback):
-    """Moves the samples on, and seeds what torch draws (dropout) for each step, so that a step can be repeated alone.
-
-    For an epoch it would not do: the loader draws a seed of its own, before or after it on resuming.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        dataset = trainer.train_dataloader.dataset
-        dataset.first = trainer.current_epoch * len(dataset)
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        torch.manual_seed(self.seed + trainer.global_step * trainer.world_size + trainer.global_rank)
 
 
 def _warmed_average(decay: float) -> Callable:
@@ -311,17 +284,15 @@ def _processes_of_its_own() -> Iterator[None]:
 def _trainer(recipe: Recipe, run: Path, judged: bool) -> L.Trainer:
     options = recipe.options
     bar = options.progress and os.isatty(2)
-    callbacks: list[L.Callback] = [recipe.clock, _NextEpoch(options.seed)]
+    callbacks: list[L.Callback] = [recipe.clock, NextEpoch(options.seed)]
     if bar:
         callbacks.append(TQDMProgressBar())
     if judged and options.patience:
         callbacks.append(Patience("val_loss", patience=options.patience))
     if judged:
-        callbacks.append(
-            ModelCheckpoint(run, "best", "val_loss", enable_version_counter=False, save_weights_only=True)
-        )
+        callbacks.append(Kept(run, "best", "val_loss", enable_version_counter=False, save_weights_only=True))
     callbacks.append(
-        ModelCheckpoint(run, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+        Kept(run, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
     )
     return L.Trainer(
         default_root_dir=run,
