@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: run test soak lint clip clean
+.PHONY: run test soak clip clean
 
 # Set up, enrol one of the two people, replay the shipped clip, show events, write the annotated video.
 run: $(VENV)/.installed

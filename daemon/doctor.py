@@ -86,10 +86,12 @@ def packages() -> Iterator[Finding]:
 
 
 def torch() -> Finding:
-    """torch is needed to build engines, not to run them on OpenVINO."""
+    """torch is needed to build and verify engines, and by `mien classify`; not to run them on OpenVINO."""
     version = _version("torch")
     if version is None:
-        return Finding("torch", "note", "not installed", "needed to build engines: pip install torch")
+        return Finding(
+            "torch", "note", "not installed", "needed to build engines and to classify: pip install torch"
+        )
     return Finding("torch", "ok", version)
 
 
@@ -178,7 +180,10 @@ def _engine(model: str, wanted: EnginesConfig, size: tuple[int, int] | None) -> 
     shape = f"{request.size[0]}x{request.size[1]} on {request.backend} {request.precision}"
     if reason:
         return Finding(
-            subject, "note", f"{shape}: {reason}", "the first start builds it, or: mien engines build"
+            subject,
+            "note",
+            f"{shape}: {reason}",
+            "the first start builds it, or: mien engines build --config FILE",
         )
     return Finding(subject, "ok", shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class EngineStock:
         self._progress = progress
         first = cameras[0].detector_size
         self.shared = _engines(config, cameras, first, progress)
-        _warm_up(self.shared)
+        _warm_up(self.shared.loaded().values())
         self._pipelines = {first: FacePipeline(self.shared, config, every_frame=every_frame)}
         for camera in cameras[1:]:
             self.prepare(camera)
@@ -70,8 +70,9 @@ class EngineStock:
             raise MienError(f"camera {camera.name}: attributes were off for all cameras; restart the daemon")
         size = camera.detector_size
         if size not in self._pipelines:
-            engines = replace(self.shared, detector=_detector(self._config, size, self._progress))
-            _warm_up(engines)
+            detector = _detector(self._config, size, self._progress)
+            _warm_up([detector])  # the others are at work, in another thread
+            engines = replace(self.shared, detector=detector)
             self._pipelines[size] = FacePipeline(engines, self._config, every_frame=self._every_frame)
 
     def pipeline_for(self, camera: CameraConfig) -> FacePipeline:
@@ -100,12 +101,23 @@ def wait_for_gpu(config: Config, stop: threading.Event) -> None:
         stop.wait(GPU_LOOK_S)
 
 
-def _warm_up(engines: FaceEngines) -> None:
+def build_engines(config: Config, progress: Progress) -> list[Engine]:
+    """All that the enabled cameras run with: what is missing or out of date is built, whatever engines.rebuild says."""
+    config = config.model_copy(
+        update={"engines": config.engines.model_copy(update={"rebuild": "when_needed"})}
+    )
+    cameras = [camera for camera in config.cameras if camera.enabled]
+    first, *others = dict.fromkeys(camera.detector_size for camera in cameras)
+    shared = _engines(config, cameras, first, progress)
+    return [*shared.loaded().values(), *(_detector(config, size, progress) for size in others)]
+
+
+def _warm_up(engines: Iterable[Engine]) -> None:
     """Empty pictures through every engine: the first run is slow, and no camera should wait for it.
 
     On a GPU at every batch size that is captured as a CUDA graph: for a capture all work there has to stop.
     """
-    for engine in engines.loaded().values():
+    for engine in engines:
         width, height = engine.input_size
         for batch in getattr(engine, "captured_sizes", None) or (1,):
             engine(np.zeros((batch, height, width, 3), np.uint8))

@@ -122,15 +122,15 @@ def _source(
 ) -> tuple[Source, dict[str, object]]:
     if request.is_onnx:
         onnx = OnnxSpec.load(request.checkpoint)
-        return Source(request, onnx.model_spec(request.size, manifest.sha256(onnx.onnx)), onnx=onnx), {}
+        return Source(request, onnx.model_spec(request.size, onnx.sha256()), onnx=onnx), {}
     network, spec = load_checkpoint(request.checkpoint)
     if request.precision != "int8" or not quantised:
         return Source(request, spec, network), {}
     if calibrate:
-        crops, told = calibration_batch(spec.task, request.size, calibrate, spec.room)
+        crops, told = calibration_batch(spec.task, request.size, calibrate, spec.room, request.cache)
     else:
         before = calibrated_before(request.folder)
-        crops, told = calibration_as_before(spec.task, request.size, before, spec.room)
+        crops, told = calibration_as_before(spec.task, request.size, before, spec.room, request.cache)
     return Source(request, spec, network, calibration=crops), told
 
 

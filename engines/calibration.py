@@ -4,6 +4,7 @@ The faces are those of the shipped portraits (engines/faces), or of a folder of 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from engines.geometry import (
     recognition_crop,
     transform_points,
 )
-from engines.manifest import EngineManifest
+from engines.manifest import MANIFEST_FILE
 
 FACES_FILE = Path(__file__).parent / "faces" / "faces.npz"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NUM_CROPS = 96
+LONGEST = 1024  # px of a user's picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,13 @@ def parity_batch(task: str, size: tuple[int, int], room: int = 0) -> NDArray[np.
 
 
 def calibration_batch(
-    task: str, size: tuple[int, int], folder: Path | None = None, room: int = 0
+    task: str, size: tuple[int, int], folder: Path | None = None, room: int = 0, cache: Path | None = None
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """(N, H, W, 3) uint8 crops, varied in pose, light and sharpness, and what the manifest says of them."""
-    faces = faces_of(folder) if folder else shipped_faces()
+    """(N, H, W, 3) uint8 crops, varied in pose, light and sharpness, and what the manifest says of them.
+
+    `cache` keeps the engines that find a folder's faces.
+    """
+    faces = faces_of(folder, cache) if folder else shipped_faces()
     rng = np.random.default_rng(281)
     count = max(NUM_CROPS, len(faces))
     crops = np.stack([crop(task, varied(faces[i % len(faces)], rng), size, room) for i in range(count)])
@@ -73,23 +78,36 @@ def calibration_batch(
     return crops, told
 
 
-def calibration_as_before(
-    task: str, size: tuple[int, int], before: Path | None, room: int
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """As `calibration_batch`, on the folder of last time; on the shipped portraits where it gives no face any more.
+def calibrated_before(engine: Path) -> Path | None:
+    """The user's folder that the engine in a cache's folder was to be calibrated on; None for the shipped portraits.
 
-    Why it does not is said as `lost`.
+    Of any version's manifest: engines are built anew just when that is another's.
     """
     try:
-        return calibration_batch(task, size, before, room)
+        told = json.loads((engine / MANIFEST_FILE).read_text(encoding="utf-8"))["calibration"]
+        folder = Path(told.get("wanted") or told.get("pictures", ""))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return folder if folder.is_absolute() else None
+
+
+def calibration_as_before(
+    task: str, size: tuple[int, int], before: Path | None, room: int, cache: Path
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """As `calibration_batch`, on the folder of last time; on the shipped portraits where it gives no face now.
+
+    Why it does not is said as `lost`, and the folder stays the `wanted` one.
+    """
+    try:
+        return calibration_batch(task, size, before, room, cache)
     except (MienError, OSError) as error:
         if before is None:
             raise
         crops, told = calibration_batch(task, size, None, room)
-        return crops, told | {"lost": f"it was on {before} before ({error})"}
+        return crops, told | {"wanted": str(before), "lost": f"it was on {before} before ({error})"}
 
 
-def faces_of(folder: Path) -> list[FacePicture]:
+def faces_of(folder: Path, cache: Path | None = None) -> list[FacePicture]:
     """The best face of each picture in a folder. Raises MienError where there is none."""
     from engines.runtime import load_engine
     from engines.stages import detect, find_landmarks
@@ -97,14 +115,16 @@ def faces_of(folder: Path) -> list[FacePicture]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not paths:
         raise MienError(f"{folder}: no pictures to calibrate on ({', '.join(PICTURES)})")
-    detector = load_engine("detector", backend="openvino", precision="f32")
-    landmarks = load_engine("landmarks", backend="openvino", precision="f32")
+    detector, landmarks = (
+        load_engine(model, backend="openvino", precision="f32", cache=cache)
+        for model in ("detector", "landmarks")
+    )
     found = []
     for path in paths:
         picture = cv2.imread(str(path))
         if picture is None:
             continue
-        image: Image = picture.astype(np.uint8, copy=False)
+        image = _at_most(picture.astype(np.uint8, copy=False), LONGEST)
         boxes = detect(detector, [image])[0].boxes_xyxy[:1]
         if len(boxes):
             points, _ = find_landmarks(landmarks, [image], boxes)
@@ -114,13 +134,14 @@ def faces_of(folder: Path) -> list[FacePicture]:
     return found
 
 
-def calibrated_before(engine: Path) -> Path | None:
-    """The user's folder that the engine in a cache's folder was calibrated on; None for the shipped portraits."""
-    try:
-        told = Path(EngineManifest.load(engine).calibration.get("pictures", ""))
-    except MienError:
-        return None
-    return told if told.is_absolute() else None
+def _at_most(image: Image, side: int) -> Image:
+    """Shrunk where it is larger: all pictures of a folder are held at once."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(
+        np.uint8, copy=False
+    )
 
 
 def crop(task: str, face: FacePicture, size: tuple[int, int], room: int = 0) -> Image:

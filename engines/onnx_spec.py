@@ -8,6 +8,7 @@ given, in units of 0..255. `input_size` [width, height] null: the file leaves it
 """
 
 import difflib
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import MienError
-from engines.geometry import FINE_STRIDES, location_centres
+from engines.geometry import FACE_SIZE, FINE_STRIDES, location_centres
 from engines.spec import ModelSpec
 
 Floats = NDArray[np.float32]
@@ -63,6 +64,8 @@ class OnnxSpec:
             len(size) != 2 or min(size) < 1 or (self.task == "detector" and any(v % 32 for v in size))
         ):
             raise MienError(f"{self.path}: input_size is [width, height], a detector's in multiples of 32")
+        if self.task == "embedder" and size not in (None, (FACE_SIZE, FACE_SIZE)):
+            raise MienError(f"{self.path}: an embedder is fed aligned faces of {FACE_SIZE}x{FACE_SIZE} px")
         if not self.onnx.is_file():
             raise MienError(f"{self.path}: names {self.onnx}, which is not there")
 
@@ -97,6 +100,16 @@ class OnnxSpec:
             weights_sha256=sha256,
         )
 
+    def sha256(self) -> str:
+        """Of the file, and of those beside it in which it says that weights lie."""
+        content = self.onnx.read_bytes()
+        digest = hashlib.sha256(content)
+        if b"location" in content:  # the key of ONNX's external data
+            for path in sorted(self.onnx.parent.iterdir()):
+                if path != self.onnx and path.is_file() and path.name.encode() in content:
+                    digest.update(path.read_bytes())
+        return digest.hexdigest()
+
     def input_shape(self, size: tuple[int, int], batch: int) -> tuple[int, ...]:
         width, height = size
         return (batch, 3, height, width) if self.layout == "NCHW" else (batch, height, width, 3)
@@ -107,8 +120,17 @@ class OnnxSpec:
             wanted = self.outputs
         elif self.decoding == "yunet":
             wanted = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in FINE_STRIDES)
+        elif self.task == "embedder" and len(available) == 1:
+            wanted = available
         else:
-            wanted = available[: 1 if self.task == "embedder" else 2 * len(FINE_STRIDES)]
+            which = (
+                "the embedding's"
+                if self.task == "embedder"
+                else "scores, then boxes, of strides 8, 16 and 32"
+            )
+            raise MienError(
+                f"{self.path}: {self.onnx.name} has the outputs {', '.join(available)}; name {which} as outputs"
+            )
         missing = [name for name in wanted if name not in available]
         if missing:
             raise MienError(
@@ -132,7 +154,7 @@ class OnnxSpec:
             num = len(location_centres(size, FINE_STRIDES)[0])
             wanted = {"scores": (batch, num), "sides": (batch, num, 4)}
         else:
-            wanted = {"embedding": (batch, decoded["embedding"].shape[-1])}
+            wanted = {"embedding": (batch, max(2, decoded["embedding"].shape[-1]))}
         for name, shape in wanted.items():
             if decoded[name].shape != shape:
                 raise MienError(
@@ -149,7 +171,7 @@ def _typed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
             typed[key] = tuple(float(value) for value in values)
     for key in ("input_size", "outputs"):
         if raw.get(key) is not None:
-            typed[key] = tuple(raw[key])
+            typed[key] = (raw[key],) if isinstance(raw[key], str) else tuple(raw[key])
     return {key: value for key, value in typed.items() if value is not None}
 
 

@@ -1,5 +1,6 @@
 """Which engine is wanted: model, backend, device, precision, and where its parts lie. Free of torch."""
 
+import hashlib
 import importlib
 import os
 from dataclasses import dataclass
@@ -51,7 +52,9 @@ class EngineRequest:
         if self.checkpoint.parent == WEIGHTS:
             return self.model
         keeper = self.checkpoint.parent if self.checkpoint.name == self.model else self.checkpoint
-        return f"{self.model}+{keeper.stem}"
+        name = keeper.stem if self.is_onnx else keeper.name
+        place = hashlib.sha256(str(self.checkpoint.absolute()).encode()).hexdigest()
+        return f"{self.model}+{name}.{place[:6]}"
 
     @property
     def folder(self) -> Path:

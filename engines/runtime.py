@@ -86,7 +86,7 @@ def spec_of(model: str, own: Path | None = None) -> ModelSpec:
     if own is None or own.suffix != ".json":
         return ModelSpec.load((own or WEIGHTS / model) / "spec.json")
     spec = OnnxSpec.load(own)
-    return spec.model_spec(onnx_size(own, model, None), manifest.sha256(spec.onnx))
+    return spec.model_spec(onnx_size(own, model, None), spec.sha256())
 
 
 def why_unusable(request: EngineRequest) -> str | None:
@@ -102,15 +102,16 @@ def why_unusable(request: EngineRequest) -> str | None:
 
 def _wanted(request: EngineRequest) -> Wanted:
     if request.is_onnx:
-        weights, spec = OnnxSpec.load(request.checkpoint).onnx, request.checkpoint
+        weights_sha256, spec = OnnxSpec.load(request.checkpoint).sha256(), request.checkpoint
     else:
         weights, spec = request.checkpoint / "weights.safetensors", request.checkpoint / "spec.json"
-    if not weights.is_file():
-        raise MienError(f"{weights}: missing; copy the whole checkpoint folder again")
+        if not weights.is_file():
+            raise MienError(f"{weights}: missing; copy the whole checkpoint folder again")
+        weights_sha256 = manifest.sha256(weights)
     gpus = machine.gpus() if request.device == "cuda" else ()
     return Wanted(
         words=request.words,
-        weights_sha256=manifest.sha256(weights),
+        weights_sha256=weights_sha256,
         spec_sha256=manifest.sha256(spec),
         code_sha256=manifest.code_sha256(request.backend, request.is_onnx),
         versions=backend_module(request.backend).versions(request.device),
@@ -161,7 +162,7 @@ def load_built(request: EngineRequest, folder: Path, threads: int) -> Engine:
     """Load what was built into `folder`, without looking at its manifest."""
     if request.is_onnx:
         onnx = OnnxSpec.load(request.checkpoint)
-        spec = onnx.model_spec(request.size, manifest.sha256(onnx.onnx))
+        spec = onnx.model_spec(request.size, onnx.sha256())
     else:
         spec = ModelSpec.load(request.checkpoint / "spec.json")
     engine: Engine = backend_module(request.backend).load(request, folder, spec, threads)
@@ -221,7 +222,8 @@ def _build(
 ) -> None:
     if rebuild == "never":
         raise MienError(
-            f"engine {request.words}: {reason}, and engines.rebuild is never; `mien engines build` makes it"
+            f"engine {request.words}: {reason}, and engines.rebuild is never; "
+            "`mien engines build --config FILE` makes it"
         )
     from engines.build import build_engine
 

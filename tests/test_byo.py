@@ -1,5 +1,6 @@
 """A user's own models in a stage's place: trained here, or ONNX beside OpenCV's detector and ONNX Runtime."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 
 from daemon.config import EnginesConfig
+from engines.backends.onnx_engine import OnnxEngine
 from engines.errors import MienError, UsageError
 from engines.manifest import EngineManifest
 from engines.onnx_spec import OnnxSpec
 from engines.runtime import cached, load_engine, load_face_engines, resolve, spec_of, why_unusable
 from engines.spec import ModelSpec
 from engines.stages import detect, embed
+from tests.onnx_files import write_embedder
 
 ROOT = Path(__file__).parents[1]
 TEACHERS = ROOT.parent / "shared" / "teachers"
@@ -111,9 +114,9 @@ def test_a_built_model_is_taken_from_the_cache_until_its_spec_changes(tmp_path):
         (EMBEDDER, {"batch": 1}, r"its input is \[2,112,112,3\].*correct the spec"),
         (EMBEDDER, {"batch": None}, r"its input is \[2,112,112,3\].*correct the spec"),
         (EMBEDDER, {"layout": "NCHW"}, "correct the spec"),
-        (EMBEDDER, {"input_size": [96, 96]}, "correct the spec"),
+        (EMBEDDER, {"input_size": [96, 96]}, "fed aligned faces of 112x112 px"),
         (EMBEDDER, {"outputs": ["rows"]}, "has no output 'rows'.*it has embeddings"),
-        (YUNET, {"decoding": "scrfd", "input_size": [64, 64]}, "correct|not what decoding"),
+        (YUNET, {"decoding": "scrfd", "input_size": [64, 64]}, "name scores, then boxes"),
         (
             EMBEDDER,
             {"task": "detector", "decoding": "yunet", "input_size": None, "batch": 2},
@@ -186,6 +189,101 @@ def test_scrfd_boxes_lie_where_its_locations_and_distances_say(tmp_path):
     assert 9 == decoded["scores"][0].argmax()
 
 
+COLOURS = {"task": "embedder", "decoding": "embedding"}
+
+
+def own_embedder(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    file = write_embedder(folder / "own.onnx", **changes)
+    return write(folder, COLOURS, onnx=str(file))
+
+
+def means(batch):
+    rows = batch.reshape(len(batch), -1, 3).mean(1)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_file_in_float16_is_fed_compared_and_decoded_without_an_overflow(tmp_path, monkeypatch, compared):
+    pytest.importorskip("onnxruntime")
+    if not compared:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name: None if name == "onnxruntime" else find(name)
+        )
+    own = own_embedder(tmp_path / "half", half=True, scale=8)  # the squares of its numbers are over 65,504
+
+    engine = load_engine("embedder", backend="openvino", cache=tmp_path / "cache", own=own)
+
+    found = engine(crops(3))["embedding"]
+    np.testing.assert_allclose(found, means(crops(3)), atol=2e-3)
+    told = EngineManifest.load(next((tmp_path / "cache").glob("embedder*"))).parity_reference
+    assert told.startswith("onnxruntime" if compared else "none")
+
+
+def test_weights_beside_a_file_are_a_part_of_it(tmp_path):
+    own, cache, told = own_embedder(tmp_path / "own", scale=1), tmp_path / "cache", []
+    options = {"backend": "openvino", "cache": cache, "own": own, "progress": told.append}
+    before = load_engine("embedder", **options).spec.weights_sha256
+    load_engine("embedder", **options)
+    assert 1 == len(told) and spec_of("embedder", own).weights_sha256 == before
+
+    own_embedder(tmp_path / "own", scale=2)
+
+    assert load_engine("embedder", **options).spec.weights_sha256 != before
+    assert "the weights have changed" in told[1]
+
+
+def test_which_of_several_outputs_is_the_embedding_has_to_be_said(tmp_path):
+    own, cache = own_embedder(tmp_path / "own", norm=True), tmp_path / "cache"
+    with pytest.raises(MienError, match="has the outputs norm, output; name the embedding's as outputs"):
+        load_engine("embedder", backend="openvino", cache=cache, own=own)
+    named = write(tmp_path / "own", COLOURS, onnx="own.onnx", outputs="norm")
+    with pytest.raises(MienError, match="correct input_size, decoding or outputs"):
+        load_engine("embedder", backend="openvino", cache=cache, own=named)
+
+    named = write(tmp_path / "own", COLOURS, onnx="own.onnx", outputs="output")
+    engine = load_engine("embedder", backend="openvino", cache=cache, own=named)
+    np.testing.assert_allclose(engine(crops(2))["embedding"], means(crops(2)), atol=1e-3)
+
+
+def test_outputs_of_scrfd_have_to_be_named(tmp_path):
+    (tmp_path / "some.onnx").write_bytes(b"")
+    spec = OnnxSpec.load(write(tmp_path, YUNET, onnx="some.onnx", decoding="scrfd"))
+
+    with pytest.raises(MienError, match="has the outputs 448, 451; name scores, then boxes, of strides 8"):
+        spec.output_names(("448", "451"))
+
+
+def test_an_embedder_of_another_size_than_faces_are_cut_to_is_refused(tmp_path):
+    (tmp_path / "some.onnx").write_bytes(b"")
+    with pytest.raises(MienError, match="an embedder is fed aligned faces of 112x112 px"):
+        OnnxSpec.load(write(tmp_path, COLOURS, onnx="some.onnx", input_size=[160, 160]))
+
+
+@pytest.mark.parametrize(("batch", "calls"), [(None, [4, 4, 1]), (2, [2, 2, 2, 2, 2])])
+def test_no_more_pictures_than_a_model_takes_are_given_to_it_at_once(tmp_path, batch, calls):
+    (tmp_path / "some.onnx").write_bytes(b"")
+    own = write(tmp_path, COLOURS, onnx="some.onnx", batch=batch)
+    request, spec, seen = resolve("embedder", "openvino", own=own, max_batch=4), OnnxSpec.load(own), []
+
+    def run(pictures):
+        seen.append(len(pictures))
+        return [pictures.reshape(len(pictures), -1)[:, :3].astype(np.float16)]
+
+    engine = OnnxEngine(run, spec, request, spec.model_spec((112, 112), ""))
+
+    assert (9, 3) == engine(crops(9))["embedding"].shape and calls == seen
+
+
+def test_runs_of_one_name_do_not_share_an_engine(tmp_path, trained):
+    names = set()
+    for run in ("a/lr0.1", "a/lr0.01", "b/lr0.1"):
+        shutil.copytree(trained, tmp_path / run / "landmarks")
+        names.add(resolve("landmarks", "openvino", own=tmp_path / run / "landmarks").folder.name)
+    assert 3 == len(names)
+
+
 LANDMARKS = ModelSpec(
     "landmarks", "landmarks", "StackedHourglass", {"stacks": 1, "channels": 16}, (128, 128), ("heatmaps",)
 )
@@ -209,7 +307,7 @@ def test_weights_trained_here_take_a_stage_s_place_and_leave_the_shipped_engine_
     batch = np.random.default_rng(4).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
     got, want = engine(batch)["heatmaps"], eager(batch)["heatmaps"]
     assert np.abs(got - want).max() <= 0.1 * np.abs(want).max()
-    assert own.folder.name.startswith("landmarks+night-") and not shipped.folder.exists()
+    assert own.folder.name.startswith("landmarks+night.") and not shipped.folder.exists()
     assert trained in [request.checkpoint for request in cached(cache)]
     assert why_unusable(own) is None
 

@@ -77,3 +77,28 @@ def test_clean_removes_one_model_or_all(cache):
 def test_verify_of_an_empty_cache_says_what_makes_engines(tmp_path):
     with pytest.raises(Exception, match="no engine here; `mien engines build` makes them"):
         mien("verify", "--cache", tmp_path)
+
+
+def test_a_configuration_gets_what_its_cameras_run_with_whatever_it_says_of_rebuilding(cache, tmp_path):
+    config = tmp_path / "config.yaml"
+    sizes = "".join(
+        f"  - {{name: c{n}, source: x.mp4, detector_size: {size}, age: false, gender: false, emotion: false}}\n"
+        for n, size in enumerate(("[64, 64]", "[96, 64]", "[64, 64]"))
+    )
+    config.write_text(
+        f"cameras:\n{sizes}"
+        f"engines: {{backend: openvino, precision: f32, rebuild: never, cache_dir: {cache}}}\n"
+    )
+
+    code, said = mien("build", "--config", config)
+
+    assert code == 0
+    lines = [line for line in said.splitlines() if "in order" in line]
+    assert ["detector 64x64", "landmarks 128x128", "embedder 112x112", "detector 96x64"] == [
+        line.partition(" on openvino")[0] for line in lines
+    ]
+    assert {"detector-64x64", "detector-96x64", "embedder-112x112", "landmarks-128x128"} == {
+        path.name.removesuffix("-openvino-cpu-f32")
+        for path in cache.iterdir()
+        if path.name[0] != "." and path.is_dir()
+    }

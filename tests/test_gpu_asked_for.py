@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from daemon.loading import _warm_up
+from daemon.config import CameraConfig, Config
+from daemon.loading import EngineStock, _warm_up
 from engines import machine, memory
 from engines.backends import aot_inductor, eager, tensorrt
 from engines.backends.torch_engine import Bucketed, sizes
@@ -19,7 +20,7 @@ from engines.request import EngineRequest
 from engines.runtime import MODELS, WEIGHTS, load_engine
 from engines.source import DTYPES, Source
 from engines.spec import ModelSpec
-from tests.fakes import FakeEmbedder, fake_engines
+from tests.fakes import FakeDetector, FakeEmbedder, fake_engines
 from tests.processes import child
 
 
@@ -190,11 +191,33 @@ def test_before_the_first_frame_an_engine_has_run_at_every_size_that_is_captured
     gpu, host = Captured(sizes(12)), Captured(())
 
     for engine in (gpu, host):
-        _warm_up(fake_engines(embedder=engine))
+        _warm_up([engine])
 
     assert [1, 2, 4, 8, 12] == gpu.ran
     assert [1] == host.ran
     assert (1,) == sizes(1) and (1, 2, 4, 8) == sizes(8)
+
+
+def test_a_camera_s_own_detector_is_warmed_up_and_nothing_that_is_at_work(monkeypatch):
+    class Counted(FakeDetector):
+        runs = 0
+
+        def __call__(self, batch):
+            self.runs += 1
+            return super().__call__(batch)
+
+    shared, own = fake_engines(detector=Counted()), Counted()
+    monkeypatch.setattr("daemon.loading._engines", lambda *_: shared)
+    monkeypatch.setattr("daemon.loading._detector", lambda *_: own)
+    before = CameraConfig(name="a", source="a.mp4")
+    stock = EngineStock(Config(cameras=(before,)), [before], False, print)
+    ran, at_work = shared.detector.runs, []
+    monkeypatch.setattr(type(shared.landmarks), "__call__", lambda *_: at_work.append("landmarks"))
+    monkeypatch.setattr(type(shared.embedder), "__call__", lambda *_: at_work.append("embedder"))
+
+    stock.prepare(CameraConfig(name="b", source="b.mp4", detector_size=(320, 192)))
+
+    assert (1, 1, []) == (ran, own.runs, at_work) and ran == shared.detector.runs
 
 
 def test_memory_that_runs_out_in_a_capture_says_which_batch_to_set():

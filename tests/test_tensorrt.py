@@ -34,7 +34,6 @@ SPECS = {
 WRONG = {
     "layout": ("mobilefacenet_192.onnx", {"layout": "NCHW"}, "its input is [2, 112, 112, 3]"),
     "any_batch": ("mobilefacenet_192.onnx", {"batch": None}, "any_batch.json says [8, 112, 112, 3]"),
-    "size": ("mobilefacenet_192.onnx", {"input_size": [96, 112]}, "says [2, 112, 96, 3]"),
     "fed": ("yunet_n_dynamic.onnx", {"layout": "NHWC"}, "says [8, 384, 640, 3] (NHWC, input_size, batch)"),
     "output": ("yunet_n_dynamic.onnx", {"outputs": ["kps"]}, "has no output 'kps', which output.json needs"),
 }

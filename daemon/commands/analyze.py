@@ -17,8 +17,12 @@ def analyze(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
     gallery: Annotated[Path | None, typer.Option(help="The gallery of enrolled people.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
-    config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
+    ] = None,
 ) -> None:
     """Find and read the faces of images; one that cannot be read is reported in its entry."""
     import sys

@@ -27,7 +27,9 @@ def bench(
         tuple[int, int] | None, typer.Option(help="Width and height the detector works at.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
+    ] = None,
 ) -> None:
     """Measure stages and whole chain: latency, throughput, memory; engines that are missing are built first."""
     import json

@@ -16,8 +16,12 @@ def compare(
         float | None, typer.Option(help="The similarity from which it is one person.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as one JSON object.")] = False,
-    backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
-    config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
+    ] = None,
 ) -> None:
     """Compare the largest faces of two images."""
     import json

@@ -28,7 +28,7 @@ def build(
     backend: Annotated[str, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, f32, f16, bf16, int8 or mixed.")] = "auto",
-    max_batch: Annotated[int | None, typer.Option(help="Pictures a call, for TensorRT.", min=1)] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Pictures a call, on a GPU.", min=1)] = None,
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Input width and height, for the detector.")
     ] = None,
@@ -49,6 +49,10 @@ def build(
     ] = None,
     cache: Cache = None,
     force: Annotated[bool, typer.Option("--force", help="Build even what is in order.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Build what this configuration's cameras run with, in place of all the above."),
+    ] = None,
 ) -> None:
     """Build the engines that are missing or out of date, and prove their numbers against eager torch."""
     from rich.console import Console
@@ -57,6 +61,9 @@ def build(
     from engines.errors import UsageError
     from engines.runtime import MODELS, resolve, why_unusable
 
+    if config:
+        _build_for(config)
+        return
     if own and model is None:
         raise UsageError("--own: name the model whose place it takes, such as detector or embedder")
     requests = [
@@ -84,6 +91,20 @@ def build(
                 done.append(f"{request.words}: {'in order' if request.needs_build else 'needs no build'}")
     for line in done:
         typer.echo(line)
+
+
+def _build_for(config: Path) -> None:
+    from rich.console import Console
+
+    from daemon.build_bar import building
+    from daemon.config import load_config
+    from daemon.loading import build_engines
+
+    with building(Console(stderr=True)) as tell:
+        engines = build_engines(load_config(config), tell)
+    for engine in engines:
+        width, height = engine.input_size
+        typer.echo(f"{engine.spec.task} {width}x{height} on {engine.backend}: in order")
 
 
 def _built(request: EngineRequest, calibrate: Path | None, force: bool) -> str:

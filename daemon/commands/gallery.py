@@ -33,7 +33,9 @@ def enroll(
         bool, typer.Option("--any-quality", help="Enrol small, blurred or badly lit faces, too.")
     ] = False,
     gallery: GalleryPath = None,
-    backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
+    ] = None,
     config: ConfigPath = None,
 ) -> None:
     """Enrol a person by one or more images of their face."""

@@ -50,8 +50,12 @@ def replay(
         tuple[int, int] | None, typer.Option(help="Width and height the detector works at.")
     ] = None,
     gallery: Annotated[Path | None, typer.Option(help="The gallery of enrolled people.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, openvino or eager.")] = None,
-    config: Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
+    ] = None,
 ) -> None:
     """Replay videos frame by frame: who was seen, from when to when."""
     from daemon.replay import replay_cameras

@@ -28,18 +28,19 @@ class OnnxEngine:
         self.input_size = request.size
         self._onnx_spec = onnx_spec
         self._run = run
+        self._most = onnx_spec.batch or request.max_batch  # pictures a call
 
     def __call__(self, batch: NDArray[np.uint8]) -> dict[str, Floats]:
-        own = self._onnx_spec.batch or len(batch)
-        parts = [self._part(batch[i : i + own], own) for i in range(0, len(batch), own)]
+        parts = [self._part(batch[i : i + self._most]) for i in range(0, len(batch), self._most)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _part(self, pictures: NDArray[np.uint8], own: int) -> dict[str, Floats]:
+    def _part(self, pictures: NDArray[np.uint8]) -> dict[str, Floats]:
         """One call; where pictures are fewer than the file's batch, the last is repeated."""
         count = len(pictures)
+        own = self._onnx_spec.batch or count
         if count < own:
             pictures = np.concatenate((pictures, np.repeat(pictures[-1:], own - count, 0)))
-        values = self._run(pictures)
+        values = [np.asarray(value, np.float32) for value in self._run(pictures)]  # a float16 file's overflow
         try:
             decoded = self._onnx_spec.decode(values, self.input_size)
         except ValueError as error:

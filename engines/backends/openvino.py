@@ -225,6 +225,8 @@ def _runner(
         compiled: CompiledModel = core().import_model(path.read_bytes(), "CPU", options(precision, threads))
     except RuntimeError as error:
         raise MienError(f"{path}: OpenVINO does not take it ({_first(error)})") from None
+    except OSError as error:  # another process is putting a new one there
+        raise MienError(f"{path}: cannot be read ({error.strerror})") from None
     request = compiled.create_infer_request()
     ports = list(compiled.outputs)
 

@@ -123,7 +123,8 @@ class _Runner:
     def __call__(self, batch: NDArray[np.uint8]) -> list[Floats]:
         torch, stream = self._torch, self._torch.cuda.current_stream()
         images = self._fed(torch.from_numpy(np.ascontiguousarray(batch)).cuda())
-        self._context.set_input_shape(self._input, tuple(images.shape))
+        if not self._context.set_input_shape(self._input, tuple(images.shape)):
+            raise MienError(f"{self._spec.onnx}: its TensorRT engine does not take {tuple(images.shape)}")
         self._context.set_tensor_address(self._input, images.data_ptr())
         outputs = []
         for name in self._outputs:

@@ -97,7 +97,8 @@ def capture(run: Run, static: Tensor) -> Run:
             run(static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads may use the GPU meanwhile: a camera is added while the others are watched.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = run(static)
 
     def replay(images: Tensor) -> Sequence[Tensor]:
