@@ -283,7 +283,11 @@ def test_training_ends_when_validation_gets_no_better(expression_sets, tmp_path,
     train_recipe("expression", [*settings, "training.epochs=30"])
 
     assert first < 10
-    assert 0 == capsys.readouterr().out.count("epoch ")
+    said = capsys.readouterr().out
+    assert 0 == said.count("epoch ") and "ended after 1 epochs without a lower validation loss" in said
+
+    train_recipe("expression", [*settings, "training.epochs=30", "training.patience=2"])
+    assert 1 <= capsys.readouterr().out.count("epoch ") < 10
 
 
 ABSENT = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import MienError
-from tests.processes import ROOT
+from tests.processes import MIEN, ROOT
 from trainers.recipes import train_recipe
 
 TINY = ["fit.accelerator=cpu", "fit.threads=1", "fit.epochs=1", "limit=12"]
@@ -57,3 +57,21 @@ def test_a_finished_run_of_another_network_is_still_told_apart(sets, tmp_path):
 
     with pytest.raises(MienError, match=r"was begun with another channels; set another run="):
         train_recipe("landmarks", [*settings, "channels=16"])
+
+
+def test_two_processes_are_judged_and_lose_patience_together(expression_sets, tmp_path):
+    settings = ["model=cnn", "training=testing_2_epochs", "training.accelerator=cpu", "training.threads=1"]
+    settings += [
+        "training.batch_size=4",
+        "training.steps_per_epoch=3",
+        "training.epochs=30",
+        "training.devices=2",
+    ]
+    settings += ["training.learning_rate=0.0", "training.patience=1", "small=48", "small_share=0.1"]
+
+    command = [MIEN, "train", "expression", *settings, f"data={expression_sets}", f"run={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    assert 0 == done.returncode, done.stderr
+    assert 4 <= done.stdout.count("epoch ") < 20  # three while images are small, with which it has patience
+    assert (tmp_path / "expression" / "weights.safetensors").is_file()

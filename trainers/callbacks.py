@@ -14,7 +14,8 @@ class Patience(EarlyStopping):
         super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not pl_module.is_small():
+        # By all processes alike: a clock may be past the small part in one alone, which would wait for the others.
+        if not trainer.strategy.reduce_boolean_decision(pl_module.is_small(), all=False):
             super().on_train_epoch_end(trainer, pl_module)
 
 
