@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from daemon.commands.shared_options import Backend, ConfigPath
+
 
 def analyze(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
@@ -17,12 +19,8 @@ def analyze(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write here instead of to standard output.")] = None,
     gallery: Annotated[Path | None, typer.Option(help="The gallery of enrolled people.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
-    ] = None,
+    backend: Backend = None,
+    config: ConfigPath = None,
 ) -> None:
     """Find and read the faces of images; one that cannot be read is reported in its entry."""
     import sys

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from daemon.commands.shared_options import Backend, ConfigPath
+
 CLIP = Path(__file__).parents[2] / "samples" / "two_people.mp4"
 
 
@@ -14,9 +16,7 @@ def bench(
     clip: Annotated[
         Path | None, typer.Argument(help="A video with faces; by default the shipped one.")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
-    ] = None,
+    backend: Backend = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, f32, f16, bf16, int8 or mixed.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for inference; 0: all.", min=0)] = None,
@@ -27,9 +27,7 @@ def bench(
         tuple[int, int] | None, typer.Option(help="Width and height the detector works at.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
-    ] = None,
+    config: ConfigPath = None,
 ) -> None:
     """Measure stages and whole chain: latency, throughput, memory; engines that are missing are built first."""
     import json

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from daemon.commands.shared_options import Backend, ConfigPath
+
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="An image.")],
@@ -16,12 +18,8 @@ def compare(
         float | None, typer.Option(help="The similarity from which it is one person.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer as one JSON object.")] = False,
-    backend: Annotated[
-        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
-    ] = None,
+    backend: Backend = None,
+    config: ConfigPath = None,
 ) -> None:
     """Compare the largest faces of two images."""
     import json

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon.commands.shared_options import Backend, ConfigPath
+
 if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.control_client import RemoteGallery
@@ -19,7 +21,6 @@ app = typer.Typer(
 GalleryPath = Annotated[
     Path | None, typer.Option("--gallery", help="The gallery file, instead of the config's.")
 ]
-ConfigPath = Annotated[Path | None, typer.Option(help="The configuration whose settings are used.")]
 
 
 @app.command()
@@ -33,9 +34,7 @@ def enroll(
         bool, typer.Option("--any-quality", help="Enrol small, blurred or badly lit faces, too.")
     ] = False,
     gallery: GalleryPath = None,
-    backend: Annotated[
-        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
-    ] = None,
+    backend: Backend = None,
     config: ConfigPath = None,
 ) -> None:
     """Enrol a person by one or more images of their face."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon.commands.shared_options import Backend, ConfigPath
+
 if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.pipelines import LoadedPipeline
@@ -50,12 +52,8 @@ def replay(
         tuple[int, int] | None, typer.Option(help="Width and height the detector works at.")
     ] = None,
     gallery: Annotated[Path | None, typer.Option(help="The gallery of enrolled people.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="auto, tensorrt, aot_inductor, openvino or eager.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="The configuration; of its cameras nothing is used.")
-    ] = None,
+    backend: Backend = None,
+    config: ConfigPath = None,
 ) -> None:
     """Replay videos frame by frame: who was seen, from when to when."""
     from daemon.replay import replay_cameras
