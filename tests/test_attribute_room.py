@@ -93,11 +93,11 @@ def test_a_wide_network_is_built_on_crops_as_wide(untrained, tmp_path, monkeypat
     request = resolve("attributes", "openvino", None, weights, tmp_path, precision="f32")
     asked = []
 
-    def told(name, function):
-        monkeypatch.setattr(name, lambda *given: asked.append(given[-1]) or function(*given))
+    def told(name, function, place):
+        monkeypatch.setattr(name, lambda *given: asked.append(given[place]) or function(*given))
 
-    told("engines.parity.parity_batch", parity_batch)
-    told("engines.build.calibration_batch", calibration_batch)
+    told("engines.parity.parity_batch", parity_batch, 2)
+    told("engines.calibration.calibration_batch", calibration_batch, 3)
 
     build_engine(request)
     build._source(replace(request, precision="int8"), None)
