@@ -34,9 +34,14 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def at_import(tree: ast.Module) -> Iterator[str]:
-    """The top-level packages that importing the module imports: those not inside a function."""
+    """The top-level packages that importing the module imports: those not inside a function.
+
+    Other modules of daemon.commands are left out: they are looked at themselves.
+    """
     for node in tree.body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If):
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If)
+        beside = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("daemon.commands.")
+        if not inside and not beside:
             yield from imported(node)
 
 
