@@ -14,7 +14,7 @@ import structlog
 from daemon.config import CameraConfig, Config
 from daemon.pipeline import FacePipeline
 from daemon.pipelines import LoadedPipeline, PipelinesByCamera
-from engines.errors import MienError
+from engines.errors import MienError, UsageError
 from engines.runtime import Engine, FaceEngines, Progress, load_engine, load_face_engines
 
 log = structlog.get_logger(__name__)
@@ -107,6 +107,10 @@ def build_engines(config: Config, progress: Progress) -> list[Engine]:
         update={"engines": config.engines.model_copy(update={"rebuild": "when_needed"})}
     )
     cameras = [camera for camera in config.cameras if camera.enabled]
+    if not cameras:
+        raise UsageError(
+            "no camera of the configuration is enabled, so nothing is to be built; add one to cameras"
+        )
     first, *others = dict.fromkeys(camera.detector_size for camera in cameras)
     shared = _engines(config, cameras, first, progress)
     return [*shared.loaded().values(), *(_detector(config, size, progress) for size in others)]

@@ -44,7 +44,7 @@ def check_onnx(engine: Engine, request: EngineRequest) -> tuple[str, dict[str, f
         reference, in_half = onnxruntime.load(spec, request, engine.spec)
         wanted = reference(batch)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         return f"none: finite numbers only (ONNX Runtime: {reason})", compare(got, got, request)
     return "onnxruntime", compare(got, wanted, request, LIMITS["f16"] if in_half else None)
 

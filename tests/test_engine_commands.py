@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from daemon.cli import app
+from engines.errors import UsageError
 
 NAME = "landmarks-128x128-openvino-cpu-f32"
 
@@ -102,3 +103,13 @@ def test_a_configuration_gets_what_its_cameras_run_with_whatever_it_says_of_rebu
         for path in cache.iterdir()
         if path.name[0] != "." and path.is_dir()
     }
+
+
+def test_a_configuration_without_a_camera_and_one_beside_a_model_are_refused_in_words(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("cameras:\n  - {name: c, source: x.mp4, enabled: false}\n")
+
+    with pytest.raises(UsageError, match="no camera of the configuration is enabled"):
+        mien("build", "--config", config)
+    with pytest.raises(UsageError, match="--config: says itself what is built; leave MODEL"):
+        mien("build", "landmarks", "--config", config)

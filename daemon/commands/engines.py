@@ -55,13 +55,14 @@ def build(
     ] = None,
 ) -> None:
     """Build the engines that are missing or out of date, and prove their numbers against eager torch."""
-    from rich.console import Console
-
-    from daemon.build_bar import building
     from engines.errors import UsageError
-    from engines.runtime import MODELS, resolve, why_unusable
+    from engines.runtime import MODELS, resolve
 
     if config:
+        if model or own or calibrate or force:
+            raise UsageError(
+                "--config: says itself what is built; leave MODEL, --own, --calibrate and --force out"
+            )
         _build_for(config)
         return
     if own and model is None:
@@ -80,6 +81,15 @@ def build(
         )
         for each in _models(model, MODELS)
     ]
+    _bring_up_to_date(requests, calibrate, force)
+
+
+def _bring_up_to_date(requests: list[EngineRequest], calibrate: Path | None, force: bool) -> None:
+    from rich.console import Console
+
+    from daemon.build_bar import building
+    from engines.runtime import why_unusable
+
     done = []
     with building(Console(stderr=True)) as tell:
         for request in requests:
