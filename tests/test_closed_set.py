@@ -17,28 +17,38 @@ from trainers.closed_set import (
     ClosedSetConfig,
     ClosedSetNetwork,
     ClosedSetRecipe,
-    claim,
+    done_before,
     imprint,
+    length_of,
     train_closed_set,
 )
 from trainers.closed_set_faces import Faces
 from trainers.closed_set_networks import load_start, make_backbone, save_backbone
 from trainers.closed_set_report import accuracy_figures, predict, table_text
 from trainers.face_rows import FaceRecord
+from trainers.fit import FitOptions
 from trainers.recognition import MarginHead, risen
 
 
-def test_a_run_that_is_older_than_an_option_goes_on_with_its_default(tmp_path):
-    config = ClosedSetConfig(loss="ce")
-    assert claim(tmp_path, config)
-    options = json.loads((tmp_path / "options.json").read_text())
-    del options["fixed"]["small"], options["fixed"]["small_share"], options["length"]["gpu_data"]
-    (tmp_path / "options.json").write_text(json.dumps(options))
-    (tmp_path / "result.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("change", "done"),
+    [
+        ({}, True),
+        ({"mirror": False}, False),
+        ({"fit": FitOptions(epochs=31)}, False),
+        ({"fit": FitOptions(epochs=30, threads=1)}, True),
+    ],
+)
+def test_a_training_is_done_when_it_was_as_long_and_judged_as_is_asked_for(change, done, tmp_path):
+    config = ClosedSetConfig(fit=FitOptions(epochs=30))
+    assert not done_before(tmp_path, config)
+    (tmp_path / "last.ckpt").touch()
+    result = {"length": length_of(config), "mirror": True}
+    (tmp_path / "result.json").write_text(json.dumps(result))
 
-    assert not claim(tmp_path, config)
-    with pytest.raises(MienError, match="was begun with another small;"):
-        claim(tmp_path, dataclasses.replace(config, small=48))
+    assert done == done_before(tmp_path, dataclasses.replace(config, **change))
+    (tmp_path / "last.ckpt").unlink()
+    assert not done_before(tmp_path, config)
 
 
 @pytest.mark.parametrize(

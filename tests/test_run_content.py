@@ -1,5 +1,6 @@
 """A run is of its data and options: what changes between two calls of a training, and what may."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from engines.errors import MienError, UsageError
 from tests.face_sets import write_mtfl
 from tests.test_resume import coloured_faces
 from trainers.callbacks import Patience
-from trainers.closed_set import ClosedSetConfig, claim
+from trainers.closed_set import ClosedSetConfig
 from trainers.closed_set_faces import ClosedSet, Faces
 from trainers.closed_set_networks import make_backbone
 from trainers.closed_set_report import table_text
@@ -19,6 +20,7 @@ from trainers.evaluate_landmarks import coded
 from trainers.fit import FitOptions, Recipe
 from trainers.recipes import check_card, put_into_card, train_recipe
 from trainers.run_loggers import RUN_ID_FILE, make_logger
+from trainers.run_options import claim
 
 TINY = ["fit.steps_per_epoch=1", "fit.batch_size=2", "fit.threads=1", "limit=12"]
 
@@ -41,11 +43,16 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
 def test_a_closed_set_does_not_go_on_with_another_choice_of_images(tmp_path: Path) -> None:
     faces = coloured_faces()
     chosen, other = ClosedSet(("0", "1", "2"), faces, faces), ClosedSet(("0", "1", "2"), faces, turned(faces))
-    config = ClosedSetConfig(loss="ce")
+    config = ClosedSetConfig(run=str(tmp_path), loss="ce")
+    claim(config, [chosen.fingerprint()])
+    claim(config, [other.fingerprint()])  # nothing has been learnt yet
+    (tmp_path / "last.ckpt").touch()
 
-    assert claim(tmp_path, config, chosen.fingerprint()) and claim(tmp_path, config, chosen.fingerprint())
-    with pytest.raises(MienError, match="was begun with another choice of images;"):
-        claim(tmp_path, config, other.fingerprint())
+    claim(dataclasses.replace(config, mirror=False, start_note="all of them"), [other.fingerprint()])
+    with pytest.raises(MienError, match="was begun with another content of the data;"):
+        claim(config, [chosen.fingerprint()])
+    with pytest.raises(MienError, match="was begun with another small;"):
+        claim(dataclasses.replace(config, small=48), [other.fingerprint()])
 
 
 def turned(faces: Faces) -> Faces:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.errors import MienError, UsageError
+from engines.errors import UsageError
 from engines.geometry import ALIGNMENTS, FACE_SIZE, Image
 from trainers.closed_set_faces import ClosedSet, Faces, load_closed_set
 from trainers.closed_set_networks import NETWORKS, load_start, make_backbone, save_backbone
@@ -35,12 +35,13 @@ from trainers.fit import (
 from trainers.held import Draw
 from trainers.options import override
 from trainers.recognition import MarginHead, risen
+from trainers.run_options import claim
 
 LOSSES = ("ce", "arcface")
 JITTER = 0.08  # of the size
 IMPRINTED_LOGIT = 15.0  # of a face that looks just as its person does in the mean
 NOT_FACES = ("", "imagenet")  # starts that know nothing of faces
-NOT_THE_RESULT = ("threads", "workers", "progress", "accelerator", "devices", "precision", "logger")
+RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,8 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
     """One network: its folder holds the weights, val_report_LOSS.csv and result.json."""
     start = Path(config.start).name if config.start else "scratch"
     run = Path(config.run) / f"{config.network}-{start}-{config.alignment}-{config.loss}"
-    if not claim(run, config, faces.fingerprint()):
+    claim(dataclasses.replace(config, run=str(run)), [faces.fingerprint()])
+    if done_before(run, config):
         print(f"{run}: done before", flush=True)
         return run
     torch.manual_seed(config.fit.seed)
@@ -205,10 +207,24 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
         "parameters": sum(p.numel() for p in trained.backbone.parameters()),
         "minutes_of_last_call": round(minutes, 1),
         "device": "gpu" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "length": length_of(config),
     }
-    (run / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (run / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"{run}: {result['accuracy']:.2%} of {result['val_images']} right", flush=True)
     return run
+
+
+def length_of(config: ClosedSetConfig) -> dict[str, float]:
+    return {name: getattr(config.fit, name) for name in ("epochs", "until", "patience")}
+
+
+def done_before(run: Path, config: ClosedSetConfig) -> bool:
+    """Whether the folder holds what a training of this length came to, judged as is asked for now."""
+    path = run / RESULT_FILE
+    if not path.is_file() or not (run / "last.ckpt").is_file():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found.get("length") == length_of(config) and found["mirror"] == config.mirror
 
 
 def imprint(network: ClosedSetNetwork, faces: Faces) -> None:
@@ -225,37 +241,3 @@ def imprint(network: ClosedSetNetwork, faces: Faces) -> None:
 
 def steps_taken(run: Path) -> int:
     return int(torch.load(run / "last.ckpt", map_location="cpu", weights_only=True)["global_step"])
-
-
-def claim(run: Path, config: ClosedSetConfig, images: str = "") -> bool:
-    """Whether there is something to train. Raises MienError when the folder holds a run with other options.
-
-    `images` tells what is in train.csv and val.csv: with others, validation would be on what was trained on.
-    An option that the folder does not know is newer than its run, which went by the default.
-    """
-    mine, usual = told_options(config), told_options(ClosedSetConfig())
-    mine["fixed"]["choice of images"] = usual["fixed"]["choice of images"] = images
-    path = run / "options.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        begun = {part: usual[part] | found.get(part, {}) for part in mine}
-        if other := [name for name, value in mine["fixed"].items() if begun["fixed"][name] != value]:
-            raise MienError(
-                f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it"
-            )
-        if begun["length"] == mine["length"] and (run / "result.json").is_file():
-            return False
-    run.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-    return True
-
-
-def told_options(config: ClosedSetConfig) -> dict[str, dict[str, object]]:
-    """What a run keeps of its options: `fixed` ones, and the `length`, with which it may go on."""
-    mine = dataclasses.asdict(dataclasses.replace(config, run="", start_note=""))
-    pace, mirror = mine.pop("fit"), mine.pop("mirror")
-    fixed = mine | {
-        f"fit.{name}": pace.pop(name) for name in ("batch_size", "steps_per_epoch", "learning_rate", "seed")
-    }
-    length = {"mirror": mirror} | {name: value for name, value in pace.items() if name not in NOT_THE_RESULT}
-    return {"fixed": fixed, "length": length}

@@ -47,6 +47,7 @@ SMALLEST = 32  # px: networks halve their images up to five times
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
+BEST_METRICS_FILE = "best_metrics.json"  # of the one with the lowest validation loss, where there is one
 # What Lightning's processes are told by.
 LAUNCHED_WITH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -164,11 +165,17 @@ class Recipe(L.LightningModule):
         done, epochs = self.current_epoch + 1, self.trainer.max_epochs or 1
         left = self.clock.to_go(done, epochs)
         if self.trainer.is_global_zero:
-            metrics = Path(self.trainer.default_root_dir) / METRICS_FILE
-            metrics.write_text(json.dumps(figures), encoding="utf-8")
+            run = Path(self.trainer.default_root_dir)
+            for name in (METRICS_FILE, BEST_METRICS_FILE)[: 1 + self.is_best()]:
+                (run / name).write_text(json.dumps(figures), encoding="utf-8")
         self.print(
             f"epoch {done}/{epochs} {self.clock.minutes:.1f} min, {left:.1f} left {figures}", flush=True
         )
+
+    def is_best(self) -> bool:
+        """Whether this epoch's weights are those with the lowest validation loss yet."""
+        judges = [each for each in self.trainer.checkpoint_callbacks if each.monitor == "val_loss"]
+        return any(each.current_score == each.best_model_score for each in judges)
 
     def configure_optimizers(self) -> dict:
         decayed = [p for p in self.parameters_to_train() if p.ndim > 1]

@@ -1,4 +1,4 @@
-"""Where a model comes from: its code, libraries, options, data and what the last epoch measured; for its card."""
+"""Where a model comes from: its code, libraries, options, data and what its last or best epoch measured; for its card."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ import torch
 
 from engines.checkpoint import file_sha256
 from trainers.ffhq_layout import open_ffhq
-from trainers.fit import METRICS_FILE
+from trainers.fit import BEST_METRICS_FILE, METRICS_FILE
 from trainers.precision import recorded_precision
 
 UNION = ("emotion_masked", "ferplus", "expw", "ckplus")
@@ -64,10 +64,12 @@ def provenance(recipe: str, config: Any) -> str:
         f"learning rate {fit.learning_rate}, {precision}",
         f"- data: {', '.join(map(_fingerprint, sources(recipe, config)))}",
     ]
-    metrics = Path(config.run) / METRICS_FILE
-    if metrics.is_file():
-        figures = json.loads(metrics.read_text(encoding="utf-8"))
-        lines.append(f"- last epoch: {', '.join(f'{name} {value}' for name, value in figures.items())}")
+    for name, which in ((BEST_METRICS_FILE, "these weights'"), (METRICS_FILE, "last")):
+        metrics = Path(config.run) / name
+        if metrics.is_file():
+            figures = json.loads(metrics.read_text(encoding="utf-8"))
+            lines.append(f"- {which} epoch: {', '.join(f'{name} {value}' for name, value in figures.items())}")
+            break
     return "\n".join(lines)
 
 

@@ -26,8 +26,7 @@ FREE = frozenset(
         "gpu_data",
     ]
 )
-
-
+NOT_TRAINING = ("run", "logging", "mirror", "start_note")  # where, told where, judged how and told how
 CONTENT = "content of the data"
 
 
@@ -60,7 +59,7 @@ def fixed_options(config: Any) -> dict[str, object]:
     """By their names on the command line; those that make the run another one."""
     named: dict[str, object] = {}
     for name, value in dataclasses.asdict(config).items():
-        if name in ("run", "logging"):
+        if name in NOT_TRAINING:
             continue
         parts = value if isinstance(value, dict) else {"": value}
         for part, each in parts.items():
