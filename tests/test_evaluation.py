@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from daemon.cli import app
 from engines.backends.eager import EagerEngine
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import load_checkpoint, save_checkpoint
 from engines.deploy import Deployed
 from engines.errors import MienError, UsageError
 from engines.networks import AttributesNet
@@ -32,6 +32,8 @@ from trainers.bootstrap import Figure, bootstrap, share
 from trainers.calibration import best_temperature, divide, expected_calibration_error, tempered
 from trainers.evaluate_landmarks import coded, flicker, second_step
 from trainers.evaluation import evaluate_recipe, figures_json
+from trainers.ffhq import FfhqConfig
+from trainers.recipes import spec_of
 from trainers.verification import OpenSet, open_set
 from trainers.zips import ImageZip
 
@@ -177,6 +179,20 @@ def test_a_larger_input_starts_from_the_smaller_ones_trunk():
     pool = next(k for k in old if old[k].shape[-2:] == (7, 7))
     assert old[pool].sum((2, 3)) == pytest.approx(new[pool].sum((2, 3)), abs=0.05)
     assert (1, 8) == network.eval()(torch.zeros(1, 3, 224, 224))[2].shape
+
+
+def test_a_crop_with_less_room_starts_from_the_part_of_the_wider_one_that_it_sees(tmp_path):
+    wide = AttributesNet(input_size=176)
+    spec = spec_of("ffhq", FfhqConfig(input_size=176, crop="wide"))
+    save_checkpoint(tmp_path / "wide", wide, spec, "")
+    network, again = AttributesNet(), AttributesNet(input_size=176)
+    start_from(network, str(tmp_path / "wide"))
+    start_from(again, str(tmp_path / "wide"), room=32)
+
+    (seen,) = (k for k, v in wide.trunk.state_dict().items() if v.shape[-2:] == (11, 11))
+    old = wide.trunk.state_dict()[seen]
+    assert old[..., 2:-2, 2:-2].half().equal(network.trunk.state_dict()[seen].half())
+    assert old.half().equal(again.trunk.state_dict()[seen].half())
 
 
 def test_only_darkness_that_reaches_the_edge_is_background():

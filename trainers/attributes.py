@@ -233,9 +233,11 @@ class AttributesRecipe(Recipe):
 def start_from(network: AttributesNet, checkpoint: str, room: int = 0) -> None:
     """Copy an embedder's trunk, or of another attributes network what fits.
 
-    The last pool of an input with `room` px around the start's begins blind to them; a larger input's is enlarged.
+    The last pool of an input with `room` (px of 112 around the face) begins blind to what the start's did not see, and
+    leaves out what only that saw; a larger input's is enlarged.
     """
-    other, _ = load_checkpoint(Path(checkpoint))
+    other, spec = load_checkpoint(Path(checkpoint))
+    side = FACE_SIZE + 2 * spec.room  # of 112, that the start sees
     if not isinstance(other, FaceResNet | AttributesNet):
         raise UsageError(
             f"start={checkpoint}: {type(other).__name__} has no trunk that fits; name an embedder"
@@ -245,7 +247,7 @@ def start_from(network: AttributesNet, checkpoint: str, room: int = 0) -> None:
         if name not in own:
             continue
         if value.ndim == 4 and own[name].shape[:2] == value.shape[:2] and own[name].shape != value.shape:
-            value = F.pad(value, (room // PLACE,) * 4)
+            value = F.pad(value, (round((room - spec.room) * value.shape[-1] / side),) * 4)
             area = value.shape[-1] ** 2 / own[name].shape[-1] ** 2
             value = F.interpolate(value, own[name].shape[-2:], mode="bilinear", align_corners=False) * area
         if own[name].shape == value.shape:

@@ -1,4 +1,4 @@
-"""Where a model comes from: its code, libraries, options, data and what its last or best epoch measured; for its card."""
+"""Where a model comes from: code, libraries, options, data, and the figures of its epoch; for its card."""
 
 import dataclasses
 import json
@@ -68,7 +68,9 @@ def provenance(recipe: str, config: Any) -> str:
         metrics = Path(config.run) / name
         if metrics.is_file():
             figures = json.loads(metrics.read_text(encoding="utf-8"))
-            lines.append(f"- {which} epoch: {', '.join(f'{name} {value}' for name, value in figures.items())}")
+            lines.append(
+                f"- {which} epoch: {', '.join(f'{name} {value}' for name, value in figures.items())}"
+            )
             break
     return "\n".join(lines)
 
