@@ -28,6 +28,7 @@ from engines.manifest import MANIFEST_FILE
 FACES_FILE = Path(__file__).parent / "faces" / "faces.npz"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NUM_CROPS = 96
+MOST_PICTURES = 300  # of a user's folder, all held at once; NNCF, too, measures ranges on as many by default
 LONGEST = 1024  # px of a user's picture
 
 
@@ -108,13 +109,15 @@ def calibration_as_before(
 
 
 def faces_of(folder: Path, cache: Path | None = None) -> list[FacePicture]:
-    """The best face of each picture in a folder. Raises MienError where there is none."""
+    """The best face of each picture in a folder, or of some evenly chosen. Raises MienError where there is none."""
     from engines.runtime import load_engine
     from engines.stages import detect, find_landmarks
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not paths:
         raise MienError(f"{folder}: no pictures to calibrate on ({', '.join(PICTURES)})")
+    if len(paths) > MOST_PICTURES:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, MOST_PICTURES).astype(int)]
     detector, landmarks = (
         load_engine(model, backend="openvino", precision="f32", cache=cache)
         for model in ("detector", "landmarks")

@@ -132,6 +132,15 @@ def test_a_folder_of_pictures_gives_the_calibration_its_faces(tmp_path):
     assert len(crops) == len({crop.tobytes() for crop in crops}) == told["crops"]
 
 
+def test_of_very_many_pictures_some_from_all_of_them_calibrate(tmp_path, monkeypatch):
+    monkeypatch.setattr("engines.calibration.MOST_PICTURES", 2)
+    for name in ("a.jpg", "c.jpg"):
+        shutil.copy(ROOT / "samples" / "grace_hopper.jpg", tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(b"not a picture")
+
+    assert 2 == calibration_batch("embedder", (112, 112), tmp_path)[1]["faces"]
+
+
 def test_an_engine_built_anew_is_calibrated_as_before_and_says_so_where_it_cannot_be(weights, tmp_path):
     pytest.importorskip("nncf")
     faces = tmp_path / "faces"

@@ -35,8 +35,8 @@ def build(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="For int8: measure ranges on the faces in this folder's pictures, not on the shipped ones; "
-            "kept when it is built anew, until `mien engines clean`.",
+            help="For int8: measure ranges on the faces in (at most 300 of) this folder's pictures, not on the "
+            "shipped ones; kept when it is built anew, until `mien engines clean`.",
             exists=True,
             file_okay=False,
         ),
