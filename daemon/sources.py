@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 
 from daemon.config import CameraConfig
-from daemon.decoding import DEFAULT_FPS, Picture, VideoProperties, VideoReader, always
+from daemon.decoding import DEFAULT_FPS, Picture, VideoProperties, VideoReader, always, sign_of_life
 from daemon.images import list_images, read_image
 from daemon.paths import is_folder, stat_of
 from daemon.records import Frame
@@ -174,7 +174,7 @@ def read_live(camera: CameraConfig) -> Iterator[Frame]:
         sender = SenderClock()
         for picture in reader.pictures(Thinning(camera.max_fps)):
             if is_file:
-                time.sleep(max(0.0, start_s + picture.pts_s - time.monotonic()))
+                _wait_until(start_s + picture.pts_s)
             now_ns, now = time.monotonic_ns(), datetime.now(UTC)
             sent_at = sender.captured_at(picture.sent_at_s, now)
             yield Frame(
@@ -187,6 +187,13 @@ def read_live(camera: CameraConfig) -> Iterator[Frame]:
                 monotonic_ns=now_ns,
                 image=picture.image,
             )
+
+
+def _wait_until(due_s: float) -> None:
+    """Until time.monotonic() is there; whoever waits for the next picture of a slow file is no dead connection."""
+    while (left_s := due_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, 1.0))
+        sign_of_life.get()()
 
 
 def paced(frames: Iterable[Frame], wait: Callable[[float], object] = time.sleep) -> Iterator[Frame]:

@@ -6,12 +6,13 @@ import base64
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
+from itertools import islice, pairwise
 
 import cv2
 import pytest
 
 from daemon.config import CameraConfig
+from daemon.decoding import sign_of_life
 from daemon.sources import read_live
 from engines.errors import MienError
 from tests.clips import grey_levels, write_clip
@@ -97,3 +98,16 @@ def test_a_video_file_behind_a_url_plays_at_its_own_speed(address):
 
     assert len(frames) == 20
     assert 0.8 < time.monotonic() - started < 2.5
+
+
+def test_a_file_whose_next_picture_is_far_away_is_alive_while_it_is_waited_for(address, tmp_path):
+    clip = write_clip(tmp_path / "slow.mp4", grey_levels(4), fps=1, movflags="faststart")
+    CameraServer.clip = clip.read_bytes()
+    signs = [time.monotonic()]
+    before = sign_of_life.set(lambda: signs.append(time.monotonic()))
+
+    frames = list(read_live(CameraConfig(name="door", source=f"http://{address}/clip.mp4", max_fps=0.4)))
+
+    sign_of_life.reset(before)
+    assert 2 == len(frames) and 2.9 < (frames[1].monotonic_ns - frames[0].monotonic_ns) / 1e9
+    assert max(after - sign for sign, after in pairwise(signs)) < 2
