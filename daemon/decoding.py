@@ -27,7 +27,7 @@ JUMP_S = 10.0
 """Times that leap by more, or fall back by more than a second, begin anew: a counter wrapped or was reset."""
 
 sign_of_life: ContextVar[Callable[[], None]] = ContextVar("sign_of_life", default=lambda: None)
-"""Called in the thread that set it for every picture that is decoded, wanted or not, and while one's time is awaited."""
+"""Called in the thread that set it for every picture that is decoded, wanted or not, and while one is waited for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
