@@ -23,7 +23,8 @@ from tests.test_pipeline import People, config_of
 from trainers import evaluate_attributes
 from trainers.averaging import average
 from trainers.evaluation import evaluate_recipe
-from trainers.ffhq import WIDE_ROOM, FfhqConfig, ffhq_spec
+from trainers.ffhq import FfhqConfig, ffhq_spec
+from trainers.ffhq_networks import WIDE_ROOM
 from trainers.measuring import engine
 
 WIDE = 112 + 2 * WIDE_ROOM

@@ -25,13 +25,12 @@ from trainers.ffhq import (
     FfhqSamples,
     cropped,
     ffhq_spec,
-    load_state,
-    make_network,
     mtfl_faces,
     parts,
     thumbnails,
 )
 from trainers.ffhq_layout import ffhq_part, open_ffhq
+from trainers.ffhq_networks import load_state, make_network
 from trainers.provenance import provenance
 from trainers.recipes import train_recipe
 
