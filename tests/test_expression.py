@@ -1,6 +1,5 @@
-"""Five expressions: the data's rules, the networks, the recipe, its figures, and `mien classify`."""
+"""Five expressions: the data's rules, the networks, the recipe, its figures."""
 
-import json
 import pickle
 import shutil
 import zipfile
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from engines.checkpoint import load_checkpoint, make_network, save_checkpoint
 from engines.errors import MienError, UsageError
@@ -29,16 +27,6 @@ from trainers.expression_metrics import balanced_accuracy, confidently_other, we
 from trainers.recipes import train_recipe
 
 PORTRAIT = Path(__file__).parents[1] / "samples" / "eileen_collins.jpg"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """An untrained model of the smallest kind, in the shipped layout."""
-    folder = tmp_path_factory.mktemp("weights") / "expression"
-    torch.manual_seed(0)
-    spec = expression_spec("cnn")
-    save_checkpoint(folder, make_network(spec), spec, "# expression\n")
-    return folder
 
 
 def folders(root: Path, each: int = 5) -> Path:
@@ -62,11 +50,12 @@ def test_every_network_gives_probabilities_through_its_checkpoint(kind, tmp_path
     assert found.sum(1) == pytest.approx([1, 1], abs=1e-4)
 
 
-def test_an_expression_model_is_built_and_proved_like_any_other(checkpoint, tmp_path):
-    engine = load_engine("expression", backend="openvino", weights=checkpoint.parent, cache=tmp_path)
+def test_an_expression_model_is_built_and_proved_like_any_other(untrained, tmp_path):
+    weights = untrained(expression_spec("cnn"))
+    engine = load_engine("expression", backend="openvino", weights=weights, cache=tmp_path)
     picture = np.random.default_rng(0).integers(0, 256, (1, 112, 112, 3), dtype=np.uint8)
 
-    eager = load_engine("expression", backend="eager", weights=checkpoint.parent)
+    eager = load_engine("expression", backend="eager", weights=weights)
     assert eager(picture)["probabilities"] == pytest.approx(engine(picture)["probabilities"], abs=1e-3)
 
 
@@ -347,65 +336,3 @@ def test_confident_learning_doubts_what_is_surely_another_class():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.05, 0.95], [0.2, 0.8]], np.float32)
 
     assert [False, False, True, False] == confidently_other(probabilities, np.array([0, 0, 0, 1])).tolist()
-
-
-def classify(*words: str) -> tuple[int, dict, str]:
-    from daemon.cli import app
-
-    result = CliRunner().invoke(app, ["classify", "--backend", "eager", *words])
-    return result.exit_code, json.loads(result.stdout) if result.stdout else {}, result.stderr
-
-
-def test_classify_prints_the_document_with_bad_images_in_their_entries(checkpoint, tmp_path):
-    shutil.copy(PORTRAIT, tmp_path / "a.jpg")
-    (tmp_path / "b.jpg").write_bytes(b"no picture")
-
-    code, document, words = classify(str(tmp_path), "--checkpoint", str(checkpoint))
-
-    assert 0 == code
-    assert ["model_checkpoint", "images_path", "num_images", "predictions"] == list(document)
-    assert (str(checkpoint), str(tmp_path), 2) == tuple(document.values())[:3]
-    first, second = document["predictions"]
-    assert first["face_found"]
-    assert list(EXPRESSIONS) == list(first["all_probabilities"])
-    assert EXPRESSIONS[first["predicted_class"]] == first["predicted_emotion"]
-    assert max(first["all_probabilities"].values()) == first["confidence"]
-    assert "not an image" in second["error"]
-    assert "2 images" in words and "not read" in words
-
-
-def test_the_shipped_model_sees_that_she_smiles():
-    _, document, _ = classify(str(PORTRAIT))
-
-    found = document["predictions"][0]
-    assert "Happy" == found["predicted_emotion"] and found["confidence"] > 0.8
-
-
-def test_classify_takes_a_lightning_checkpoint_and_a_plain_state_dict(checkpoint, tmp_path):
-    network, _ = load_checkpoint(checkpoint)
-    torch.save(
-        {"state_dict": {f"averaged.module.{k}": v for k, v in network.state_dict().items()}},
-        tmp_path / "l.ckpt",
-    )
-    torch.save(network.state_dict(), tmp_path / "p.pt")
-
-    answers = [
-        classify(str(PORTRAIT), "--checkpoint", str(path))[1]["predictions"][0]
-        for path in (checkpoint, tmp_path / "l.ckpt", tmp_path / "p.pt")
-    ]
-
-    for answer in answers:
-        assert answers[0]["confidence"] == pytest.approx(answer["confidence"], abs=1e-4)
-
-
-def test_a_picture_without_a_face_is_classified_whole(checkpoint, tmp_path):
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((80, 60, 3), 127, np.uint8))
-
-    _, document, _ = classify(str(tmp_path / "grey.png"), "--checkpoint", str(checkpoint))
-
-    assert document["predictions"][0]["face_found"] is False
-
-
-def test_a_checkpoint_of_another_task_is_refused():
-    with pytest.raises(UsageError, match="is a checkpoint of detector"):
-        load_classifier(WEIGHTS / "detector")

@@ -22,7 +22,7 @@ from tests.processes import MIEN, ROOT, DaemonProcess
 from tests.soak.measures import Event, Stopwatch, accounts, cpu_s, footprint, growth, p99_ms
 from tests.soak.rtsp import RtspServer, write_pictures
 from tests.soak.streams import SIZE, camera, has_frames
-from tests.test_streams import read_corrupted
+from tests.test_damaged_files import read_corrupted
 
 Measured = dict[str, Any]
 
