@@ -14,11 +14,14 @@ from trainers.expression_data import (
     DataOptions,
     Picture,
     apart,
+    folders_content,
     labelled_pictures,
     lasting_parts,
     repeated,
     split,
 )
+from trainers.recipes import content_of, make_config
+from trainers.run_options import claim
 
 
 def parts_of(options: DataOptions) -> dict[tuple[str, str], str]:
@@ -165,3 +168,30 @@ def test_what_recurs_is_in_the_part_that_judges_and_left_out_of_the_others():
         ("c2", "train", False),
         ("d1", "test", False),
     ]
+
+
+def test_who_adds_to_class_folders_moves_hardly_a_picture_to_another_part(tmp_path):
+    root = folders(tmp_path, each=100)
+    options = DataOptions(str(root), "folders")
+    before, content = parts_of(options), folders_content(root)
+
+    for name in EXPRESSIONS:
+        cv2.imwrite(str(root / name / "more.png"), np.zeros((4, 4, 3), np.uint8))
+
+    after = parts_of(options)
+    moved = [name for name, part in before.items() if after[name] != part]
+    assert len(moved) <= 2 * len(EXPRESSIONS)  # one at each border
+    assert not [name for name in moved if before[name] == "train" and after[name] == "test"]
+    assert content != folders_content(root)
+
+
+def test_a_run_does_not_go_on_with_other_pictures_in_class_folders(tmp_path):
+    root = folders(tmp_path / "faces", each=20)
+    config = make_config("expression", [f"data={root}", f"run={tmp_path / 'run'}"])
+    claim(config, content_of("expression", config))
+    (tmp_path / "run" / "last.ckpt").touch()
+
+    claim(config, content_of("expression", config))
+    cv2.imwrite(str(root / "Sad" / "more.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(MienError, match="was begun with another content of the data"):
+        claim(config, content_of("expression", config))

@@ -1,23 +1,27 @@
 """A run is of its data and options: what changes between two calls of a training, and what may."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lightning import Trainer
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from engines.errors import MienError, UsageError
 from tests.face_sets import write_mtfl
 from tests.test_resume import coloured_faces
-from trainers.callbacks import Patience
+from trainers.callbacks import BEST_METRICS_FILE, METRICS_FILE, Patience
 from trainers.closed_set import ClosedSetConfig
 from trainers.closed_set_faces import ClosedSet, Faces
 from trainers.closed_set_networks import make_backbone
 from trainers.closed_set_report import table_text
 from trainers.evaluate_landmarks import coded
-from trainers.fit import FitOptions, Recipe
+from trainers.fit import FitOptions, RandomSamples, Recipe, fit
 from trainers.recipes import check_card, put_into_card, train_recipe
 from trainers.run_loggers import RUN_ID_FILE, make_logger
 from trainers.run_options import claim
@@ -180,3 +184,28 @@ def test_a_limit_leaves_nobody_of_lfw_among_the_trained(sets: Path) -> None:
     limited, whole = (lfw_faces(RecognitionConfig(data=str(sets), limit=each), finder) for each in (2, 0))
 
     assert set(limited) == set(whole) and len(whole) > 2
+
+
+class Judged(Recipe):
+    """Of four epochs the second has the lowest validation loss."""
+
+    def loss(self, batch):
+        return self.network(batch[0]).mean(), {}
+
+    def validation_loss(self, _):
+        return torch.tensor((1.0, 0.5, 2.0, 3.0)[self.current_epoch]), {}
+
+
+class Numbers(RandomSamples):
+    def sample(self, rng):
+        return (rng.random(4).astype(np.float32),)
+
+
+def test_the_best_figures_are_those_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+    options = FitOptions(epochs=4, steps_per_epoch=2, batch_size=2, threads=1, progress=False)
+
+    fit(Judged(nn.Linear(4, 1), options), Numbers(4), tmp_path, TensorDataset(torch.ones(2, 4)))
+
+    last, best = (json.loads((tmp_path / name).read_text()) for name in (METRICS_FILE, BEST_METRICS_FILE))
+    assert (3.0, 0.5) == (last["val_loss"], best["val_loss"])
+    assert 1 == torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"]

@@ -15,9 +15,9 @@ from engines.errors import MienError
 from engines.geometry import ATTRIBUTE_TEMPLATE, Floats, Image, alignment_matrix, attribute_crop
 from engines.spec import EMOTIONS
 from trainers.expression_data import first_copies
-from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
-from trainers.ffhq_layout import MAX_AGE, open_ffhq
-from trainers.label_checks import FIVE_POINTS, Pictures, checked_rows, number, pictures, refuse_absent, word
+from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, stored_box, stored_crop
+from trainers.ffhq_layout import MAX_AGE, ImageFolder, open_ffhq
+from trainers.label_checks import FIVE_POINTS, checked_rows, number, pictures, refuse_absent, word
 from trainers.recognition_sets import utkface_part
 from trainers.transforms import replicate_black_border
 from trainers.whole_file import whole_file
@@ -36,14 +36,6 @@ HARD_LABELS = {
     "sad": "sadness",
     "surprised": "surprise",
     "surprise": "surprise",
-}
-# Interocular px and eye height (0..1) as each set is stored: the first guess for the landmarks.
-STORED = {
-    "utkface": (43.0, 0.30),
-    "ferplus": (42.0, 0.38),
-    "emotion_masked": (43.0, 0.32),
-    "expw": (32.0, 0.45),
-    "ffhq": (64.0, 0.46),
 }
 SPLIT = word("split", "train", "val", "test")
 UTKFACE = (number("age_years", 0, MAX_AGE), word("gender", "0", "1"))
@@ -106,15 +98,21 @@ def evenly(rows: Sequence[Row], limit: int) -> list[Row]:
 
 
 def align_set(
-    data: Pictures, name: str, files: list[str], finder: FaceFinder, run: str = "", view: View | None = None
+    data: ImageZip | ImageFolder,
+    name: str,
+    files: list[str],
+    finder: FaceFinder,
+    run: str = "",
+    view: View | None = None,
 ) -> np.ndarray:
     """Stored attribute crops of every file, by our own landmarks; grey 48 px pictures are enlarged first.
 
     With a view they are what it shows instead.
-    The landmarks are kept in the folder `run`: they take minutes, and a resumed run needs them again.
+    The landmarks are kept in the folder `run`, by the pictures: they take minutes, and a resumed run needs them again.
     Raises MienError naming every picture that cannot be read.
     """
-    key = hashlib.sha256(json.dumps([files, finder.landmarks.spec.weights_sha256]).encode()).hexdigest()
+    told = [finder.landmarks.spec.weights_sha256, files, [data.stamp(file) for file in files]]
+    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     kept = Path(run) / f"points_{name}_{key[:12]}.npy"
     known = np.load(kept) if run and kept.is_file() else None
     side = view.size if view else STORED_SIZE
@@ -123,8 +121,7 @@ def align_set(
     for k, batch in enumerate(batched(pictures(data, files))):
         rows = slice(k * 256, k * 256 + len(batch))
         images = [stored_picture(image, name) for image in batch]
-        guess = box_from_interocular(images[0].shape[0], *STORED[name])
-        boxes = np.tile(guess, (len(images), 1))
+        boxes = np.stack([stored_box(name, image.shape[0]) for image in images])
         found[rows] = known[rows] if known is not None else finder.refine(images, boxes)[0]
         cut = black_background_crop if name == "emotion_masked" else attribute_stored_crop
         cut = view.cut if view else cut

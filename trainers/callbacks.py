@@ -1,10 +1,25 @@
 """What watches a training: when it ends, what it keeps, and where its samples are."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
+BEST_METRICS_FILE = "best_metrics.json"  # of the one with the lowest validation loss, where there is one
+
+
+def figures_of(trainer: L.Trainer) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+
+
+def write_figures(trainer: L.Trainer, name: str) -> None:
+    if trainer.is_global_zero:
+        text = json.dumps(figures_of(trainer))
+        (Path(trainer.default_root_dir) / name).write_text(text, encoding="utf-8")
 
 
 class Patience(EarlyStopping):
@@ -20,7 +35,13 @@ class Patience(EarlyStopping):
 
 
 class Kept(ModelCheckpoint):
-    """Checkpoints in the run's folder, whose best is known wherever the folder was moved."""
+    """Checkpoints in the run's folder, the best with its figures, and known wherever the folder was moved."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        before = self.best_model_score
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor and (before is None or self.best_model_score < before):
+            write_figures(trainer, BEST_METRICS_FILE)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         before, here = str(state_dict["dirpath"]), str(self.dirpath)

@@ -1,5 +1,6 @@
 """Aligned crops of labelled pictures, made once and kept in the run's folder; and how training changes them."""
 
+import contextlib
 import hashlib
 import json
 from collections import defaultdict
@@ -10,25 +11,19 @@ import cv2
 import numpy as np
 
 from engines.errors import MienError
-from engines.geometry import ATTRIBUTE_TEMPLATE, Image
+from engines.geometry import Image
 from engines.largest_face import face_crop, largest_face
 from engines.machine import why_no_gpu
 from engines.runtime import WEIGHTS, load_engine
-from trainers.attribute_sets import fill_black
-from trainers.expression_data import Picture, refuse
-from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, box_from_interocular, stored_crop
+from trainers.attribute_sets import attribute_stored_crop, black_background_crop, fill_black
+from trainers.expression_data import FOLDERS, Picture, refuse
+from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, stored_box
 from trainers.held import Draw
 from trainers.transforms import occlude, photometric
 from trainers.whole_file import whole_file
-from trainers.zips import ImageZip
+from trainers.zips import ImageZip, file_stamp
 
-# Interocular px and eye height (0..1) in a picture of 112 px, as each set is stored.
-STORED = {
-    "emotion_masked": (43.0, 0.32),
-    "ferplus": (42.0, 0.38),
-    "expw": (28.0, 0.45),
-    "ckplus": (41.0, 0.38),
-}
+CUT = 2  # how crops are cut; of another number they are made anew
 FILLED = 0.75  # of the black backgrounds
 FRAMED = 0.08  # of the other pictures, which get one
 MIRROR = np.array([[-1.0, 0.0, 111.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -42,7 +37,7 @@ def aligned(where: str, pictures: Sequence[Picture], run: Path) -> np.ndarray:
     Raises MienError that names every picture that cannot be read.
     """
     weights = json.loads((WEIGHTS / "landmarks" / "spec.json").read_text(encoding="utf-8"))["weights_sha256"]
-    key = json.dumps([where, weights, [(p.source, p.name) for p in pictures]])
+    key = json.dumps([CUT, where, weights, [(p.source, p.name) for p in pictures], stamps(where, pictures)])
     kept = run / f"crops-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npy"
     if not kept.is_file():
         shape = (len(pictures), STORED_SIZE, STORED_SIZE, 3)
@@ -53,6 +48,17 @@ def aligned(where: str, pictures: Sequence[Picture], run: Path) -> np.ndarray:
     return np.load(kept, mmap_mode="r")
 
 
+def stamps(where: str, pictures: Sequence[Picture]) -> list[list[int]]:
+    """What tells each picture from another of its name."""
+    with contextlib.ExitStack() as files:
+        sources = {picture.source for picture in pictures} - {FOLDERS}
+        zips = {source: files.enter_context(ImageZip(where, source)) for source in sources}
+        return [
+            zips[p.source].stamp(p.name) if p.source in zips else file_stamp(Path(where) / p.name)
+            for p in pictures
+        ]
+
+
 def align_into(crops: np.ndarray, where: str, pictures: Sequence[Picture]) -> None:
     """Fill (M, 144, 144, 3) with the stored crop of every picture."""
     by_source = defaultdict(list)
@@ -60,7 +66,7 @@ def align_into(crops: np.ndarray, where: str, pictures: Sequence[Picture]) -> No
         by_source[picture.source].append(i)
     problems: list[str] = []
     for source, indices in by_source.items():
-        align = _align_folders if source == "folders" else _align_zip
+        align = _align_folders if source == FOLDERS else _align_zip
         for i, crop in align(where, source, [(i, pictures[i].name) for i in indices], problems):
             crops[i] = crop
     refuse(where, problems)
@@ -70,19 +76,17 @@ def _align_zip(
     where: str, source: str, files: list[tuple[int, str]], problems: list[str]
 ) -> Iterator[tuple[int, Image]]:
     finder = FaceFinder()
-    interocular, height = STORED[source]
+    cut = black_background_crop if source == "emotion_masked" else attribute_stored_crop
     with ImageZip(where, source) as data:
         for batch in batched(files):
             images = list(_readable(batch, data.image, problems))
             if not images:
                 continue
             large = [_at_least(image, SMALLEST) for _, image in images]
-            boxes = np.stack(
-                [box_from_interocular(i.shape[0], interocular * i.shape[0] / 112, height) for i in large]
-            )
+            boxes = np.stack([stored_box(source, image.shape[0]) for image in large])
             points, _ = finder.refine(large, boxes)
             for (i, _), image, five in zip(images, large, points, strict=True):
-                yield i, stored_crop(image, five, ATTRIBUTE_TEMPLATE)
+                yield i, cut(image, five)
 
 
 def _align_folders(
@@ -96,7 +100,7 @@ def _align_folders(
         if points is None:
             yield i, cv2.copyMakeBorder(face_crop(image, None), *[ROOM] * 4, cv2.BORDER_REPLICATE)
         else:
-            yield i, stored_crop(image, points, ATTRIBUTE_TEMPLATE)
+            yield i, attribute_stored_crop(image, points)
 
 
 def _readable(

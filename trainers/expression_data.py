@@ -1,6 +1,7 @@
 """Labelled pictures of five expressions: the union of four public sets, or class folders; checked and split."""
 
 import dataclasses
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from trainers.zips import SEED, ImageZip
 if TYPE_CHECKING:
     from trainers.label_checks import Check
 
+FOLDERS = "folders"  # the source of pictures in class folders
 PARTS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 0.20, 0.16
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -67,13 +69,13 @@ def labelled_pictures(options: DataOptions) -> tuple[list[Picture], np.ndarray]:
 
     Raises MienError that names what is wrong.
     """
-    if options.kind not in ("zips", "folders"):
+    if options.kind not in ("zips", FOLDERS):
         raise MienError(f"data.kind={options.kind}: is neither zips nor folders")
     if not 1 <= options.min_votes <= VOTERS:
         raise UsageError(
             f"data.min_votes={options.min_votes}: 1 to {VOTERS}, as many as looked at each FER picture"
         )
-    found, problems = _folders(options) if options.kind == "folders" else (_union(options.path), [])
+    found, problems = _folders(Path(options.path)) if options.kind == FOLDERS else (_union(options.path), [])
     found, parts = apart(found, lasting_parts(found))
     rows = _chosen(found, parts, options)
     found, parts = [found[i] for i in rows], parts[rows]
@@ -125,7 +127,10 @@ def _confirmed(picture: Picture, votes: int) -> bool:
 
 
 def split(pictures: Sequence[Picture]) -> np.ndarray:
-    """train, val or test of each: 64/16/20 in every set and class, seed 281, whole groups."""
+    """train, val or test of each: 64/16/20 in every set and class, seed 281, whole groups.
+
+    Those of class folders are in an order of their names' hashes: who adds some moves few of the others.
+    """
     members = defaultdict(list)
     for i, picture in enumerate(pictures):
         members[picture.source, picture.group].append(i)
@@ -135,15 +140,21 @@ def split(pictures: Sequence[Picture]) -> np.ndarray:
         strata[source, labels.pop() if len(labels) == 1 else -1].append(group)
     parts = np.full(len(pictures), "train")
     rng = np.random.default_rng(SEED)
-    for _, groups in sorted(strata.items()):
+    for (source, _), groups in sorted(strata.items()):
         total, seen = sum(len(group) for group in groups), 0
-        for k in rng.permutation(len(groups)):
+        names = [pictures[group[0]].group for group in groups]
+        by_hash = sorted(range(len(groups)), key=lambda k, names=names: _hashed(names[k]))
+        for k in by_hash if source == FOLDERS else rng.permutation(len(groups)):
             if seen < total * TEST_SHARE:
                 parts[groups[k]] = "test"
             elif seen < total * (TEST_SHARE + VAL_SHARE):
                 parts[groups[k]] = "val"
             seen += len(groups[k])
     return parts
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(f"{SEED} {name}".encode()).hexdigest()
 
 
 def _chosen(pictures: Sequence[Picture], parts: np.ndarray, options: DataOptions) -> list[int]:
@@ -227,8 +238,14 @@ def repeated(first: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     }
 
 
-def _folders(options: DataOptions) -> tuple[list[Picture], list[str]]:
-    root = Path(options.path)
+def folders_content(root: Path) -> str:
+    """What tells the pictures in class folders from others: the start of a checksum of their names and sizes."""
+    found, _ = _folders(root)
+    told = "".join(f"{picture.name} {(root / picture.name).stat().st_size}\n" for picture in found)
+    return f"{root.name} {hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+
+def _folders(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
         raise MienError(f"{root}: no such folder; set data.path to one with {', '.join(EXPRESSIONS)} in it")
     found, problems = [], []
@@ -240,5 +257,5 @@ def _folders(options: DataOptions) -> tuple[list[Picture], list[str]]:
         label = LABEL_OF[folder.name.lower()]
         for path in files:
             name = str(path.relative_to(root))
-            found.append(Picture("folders", name, label, name))
+            found.append(Picture(FOLDERS, name, label, name))
     return found, problems

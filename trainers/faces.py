@@ -28,6 +28,23 @@ def box_from_landmarks(points: Floats) -> Floats:
     return np.array([*(centre - half), *(centre + half)], np.float32)
 
 
+# How far apart the eyes are and how high, as shares of a picture's height, as each set is stored: the first guess.
+STORED = {
+    "utkface": (43 / 112, 0.30),
+    "ferplus": (42 / 112, 0.38),
+    "emotion_masked": (43 / 112, 0.32),
+    "expw": (28 / 112, 0.45),
+    "ckplus": (41 / 112, 0.38),
+    "ffhq": (64 / 256, 0.46),
+}
+
+
+def stored_box(name: str, size: int) -> Floats:
+    """A first guess of the face in a size x size picture of a set."""
+    apart, height = STORED[name]
+    return box_from_interocular(size, apart * size, height)
+
+
 def box_from_interocular(size: int, interocular_px: float, eye_height: float) -> Floats:
     """A first guess for a set of centred faces: eyes at `eye_height` (0..1) of a size x size picture."""
     scale = interocular_px / float(TEMPLATE[1, 0] - TEMPLATE[0, 0])

@@ -27,10 +27,10 @@ from engines.geometry import Image, attribute_crop, warp
 from engines.networks import AttributesNet
 from engines.spec import EMOTIONS, ModelSpec
 from trainers import plots
-from trainers.attribute_sets import STORED, LabelledFaces, mtfl, mtfl_rows
+from trainers.attribute_sets import LabelledFaces, mtfl, mtfl_rows
 from trainers.attributes import check_input_size
 from trainers.batched_changes import jitter_matrices, mirrored
-from trainers.faces import FaceFinder, box_from_interocular
+from trainers.faces import FaceFinder, stored_box
 from trainers.ffhq_layout import open_ffhq
 from trainers.ffhq_networks import START, imagenet_input, make_network, room_of, untrained
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit, image_batch
@@ -89,8 +89,7 @@ def cropped(image: Image, finder: FaceFinder | None, size: int, room: int = 0) -
         import cv2
 
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    guess = box_from_interocular(image.shape[0], STORED["ffhq"][0] * image.shape[0] / 256, STORED["ffhq"][1])
-    points, _ = finder.refine([image], guess[None])
+    points, _ = finder.refine([image], stored_box("ffhq", image.shape[0])[None])
     return attribute_crop(image, points[0], size, room)
 
 

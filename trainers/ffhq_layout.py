@@ -12,7 +12,7 @@ import numpy as np
 from engines.errors import MienError
 from engines.geometry import Floats, Image
 from engines.spec import EMOTIONS
-from trainers.zips import ImageZip
+from trainers.zips import ImageZip, file_stamp
 
 IMAGES, LABELS = "thumbnails", "json"
 PICTURES = (".webp", ".png", ".jpg", ".jpeg")
@@ -47,6 +47,9 @@ class ImageFolder:
 
     def text(self, name: str) -> str:
         return (self.path / name).read_text(encoding="utf-8")
+
+    def stamp(self, name: str) -> list[int]:
+        return file_stamp(self.path / name)
 
     def image(self, name: str) -> Image:
         """HxWx3 uint8 BGR."""

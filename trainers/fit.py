@@ -4,7 +4,6 @@ Every sample and step has a seed of its own, which `fit.seed` begins: a run that
 that was not.
 """
 
-import json
 import logging
 import math
 import os
@@ -27,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engines.errors import MienError, UsageError
 from engines.machine import why_no_gpu
-from trainers.callbacks import Kept, NextEpoch, Patience
+from trainers.callbacks import METRICS_FILE, Kept, NextEpoch, Patience, figures_of, write_figures
 from trainers.clock import Clock
 from trainers.held import held_batches
 from trainers.precision import precision_of
@@ -46,8 +45,6 @@ LEAST |= {"workers": 0, "threads": 0, "patience": 0, "devices": 1, "seed": 0}
 SMALLEST = 32  # px: networks halve their images up to five times
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-METRICS_FILE = "metrics.json"  # of the last epoch, in the run's folder
-BEST_METRICS_FILE = "best_metrics.json"  # of the one with the lowest validation loss, where there is one
 # What Lightning's processes are told by.
 LAUNCHED_WITH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -161,21 +158,11 @@ class Recipe(L.LightningModule):
         self.averaged.update_parameters(self.network)
 
     def on_train_epoch_end(self) -> None:
-        figures = {k: round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
         done, epochs = self.current_epoch + 1, self.trainer.max_epochs or 1
         left = self.clock.to_go(done, epochs)
-        if self.trainer.is_global_zero:
-            run = Path(self.trainer.default_root_dir)
-            for name in (METRICS_FILE, BEST_METRICS_FILE)[: 1 + self.is_best()]:
-                (run / name).write_text(json.dumps(figures), encoding="utf-8")
-        self.print(
-            f"epoch {done}/{epochs} {self.clock.minutes:.1f} min, {left:.1f} left {figures}", flush=True
-        )
-
-    def is_best(self) -> bool:
-        """Whether this epoch's weights are those with the lowest validation loss yet."""
-        judges = [each for each in self.trainer.checkpoint_callbacks if each.monitor == "val_loss"]
-        return any(each.current_score == each.best_model_score for each in judges)
+        write_figures(self.trainer, METRICS_FILE)
+        told = f"epoch {done}/{epochs} {self.clock.minutes:.1f} min, {left:.1f} left"
+        self.print(f"{told} {figures_of(self.trainer)}", flush=True)
 
     def configure_optimizers(self) -> dict:
         decayed = [p for p in self.parameters_to_train() if p.ndim > 1]

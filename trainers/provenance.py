@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from engines.checkpoint import file_sha256
+from trainers.callbacks import BEST_METRICS_FILE, METRICS_FILE
 from trainers.ffhq_layout import open_ffhq
-from trainers.fit import BEST_METRICS_FILE, METRICS_FILE
 from trainers.precision import recorded_precision
 
 UNION = ("emotion_masked", "ferplus", "expw", "ckplus")

@@ -12,7 +12,7 @@ from engines.checkpoint import CARD_FILE, save_checkpoint
 from engines.errors import MienError, UsageError
 from engines.expression import expression_spec
 from engines.spec import EMOTIONS, ModelSpec
-from trainers import attributes, detector, expression, ffhq, landmarks, recognition
+from trainers import attributes, detector, expression, expression_data, ffhq, landmarks, recognition
 from trainers.fit import check_machine
 from trainers.options import override
 from trainers.provenance import (
@@ -99,8 +99,10 @@ def train_recipe(recipe: str, settings: Sequence[str], logger: str = "csv") -> P
 
 
 def content_of(recipe: str, config: Any) -> list[str]:
-    """The zips that a training reads, each with the start of its checksum; none where they are not there."""
+    """The zips or class folders that a training reads, with the start of a checksum; none where they are not there."""
     with contextlib.suppress(MienError):  # it is told where they are read
+        if recipe == "expression" and config.data.kind == expression_data.FOLDERS:
+            return [expression_data.folders_content(Path(config.data.path))]
         return [zip_fingerprint(each) for each in sources(recipe, config) if each.suffix == ".zip"]
     return []
 

@@ -47,6 +47,11 @@ class ImageZip:
     def bytes_of(self, name: str) -> bytes:
         return self._zip.read(name)
 
+    def stamp(self, name: str) -> list[int]:
+        """Another one when the file is another: its checksum; empty where there is none."""
+        known = name in self._zip.NameToInfo
+        return [self._zip.getinfo(name).CRC] if known else []
+
     def rows(self, name: str = "labels.csv") -> list[dict[str, str]]:
         return list(csv.DictReader(io.StringIO(self.text(name))))
 
@@ -62,6 +67,11 @@ class ImageZip:
         if image is None:
             raise MienError(f"{self.path}: {name} is not an image that OpenCV can read")
         return image.astype(np.uint8, copy=False)
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Another one when the file is another: its size and when it was written; empty where there is none."""
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
 
 
 def row_points(row: dict[str, str]) -> np.ndarray:
