@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.errors import UsageError
+from engines.errors import MienError, UsageError
 from tests.face_sets import face, point_columns, write_zip
 from trainers import budget
+from trainers.attributes import AttributesConfig
+from trainers.run_options import claim
 
 TINY = ["fit.batch_size=4", "fit.steps_per_epoch=1", "fit.threads=1", "fit.precision=32-true"]
 
@@ -104,3 +106,18 @@ def test_a_run_of_train_all_goes_on_with_the_start_that_it_began_with(tmp_path):
     assert 1 == len(start())
     (tmp_path / "attributes" / "last.ckpt").touch()
     assert [] == start()
+
+
+def test_a_run_that_was_moved_with_what_it_started_from_goes_on(tmp_path):
+    def claimed(root, start):
+        claim(AttributesConfig(run=str(root / "attributes"), start=str(start)))
+
+    (tmp_path / "runs" / "recognition" / "embedder").mkdir(parents=True)
+    (tmp_path / "runs" / "attributes").mkdir()
+    claimed(tmp_path / "runs", tmp_path / "runs" / "recognition" / "embedder")
+    (tmp_path / "runs" / "attributes" / "last.ckpt").touch()
+
+    moved = (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    claimed(moved, moved / "recognition" / "embedder")
+    with pytest.raises(MienError, match="was begun with another start;"):
+        claimed(moved, moved / "recognition" / "another")

@@ -129,3 +129,22 @@ def test_a_checkpoint_without_a_card_is_given_one_that_claims_nothing(tmp_path):
     card = (tmp_path / "card.md").read_text()
     assert all("Not recorded." in section(card, name) for name in ("Data", "Licence", "Made by"))
     assert "`mien evaluate landmarks data=FOLDER`" in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([], "start=attributes"),
+        (["start="], ""),
+        (["backbone=resnet18"], ""),
+        (["start=imagenet"], "start=imagenet"),
+    ],
+)
+def test_an_ffhq_network_tells_of_the_weights_that_it_begins_with_as_it_comes(tmp_path, settings, told):
+    (tmp_path / "thumbnails").mkdir()
+
+    card = card_text("ffhq", make_config("ffhq", [f"data={tmp_path}", *settings]))
+
+    licence = section(card, "Licence")
+    assert (f"other weights ({told})" if told else "yours to know. The code") in licence
+    assert told in section(card, "Made by")

@@ -15,6 +15,7 @@ from trainers.evaluation import evaluate_recipe
 from trainers.measuring import EvaluationConfig
 from trainers.options import override
 from trainers.recipes import train_recipe
+from trainers.scenes import Scene, cut
 from trainers.wider import load_wider, read_list
 
 
@@ -221,3 +222,13 @@ def test_a_face_of_which_yunet_is_unsure_counts_against_ours_only_where_that_is_
 def test_a_step_that_no_frame_fits_is_refused():
     with pytest.raises(UsageError, match="video_step=0: must be 1"):
         evaluate_recipe("detector", ["video_step=0"])
+
+
+def test_a_doubtful_face_of_one_tile_is_none_of_the_next():
+    image = np.zeros((100, 100, 3), np.uint8)
+    scene = Scene("a", image, boxes(), boxes((30, 30, 70, 70), (60, 10, 90, 20)))
+
+    _, sure, doubtful = cut(scene, 1.0, np.zeros(2), 50)
+
+    assert 0 == len(sure)
+    assert [[30, 30, 50, 50]] == doubtful.tolist()

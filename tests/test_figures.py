@@ -1,17 +1,23 @@
 """Every measured figure has an interval, and one that means something; rows say what was read."""
 
+import shutil
+
 import numpy as np
 import pytest
 
+from engines.errors import MienError
 from engines.spec import EMOTIONS
 from engines.stages import AttributeScores
+from tests.face_sets import write_zip
 from tests.public_layouts import write_landmark_lists
 from trainers.attribute_sets import LabelledFaces
 from trainers.bootstrap import Figure, wilson
-from trainers.evaluate_attributes import Measured, calibration_figure, emotion_rows, spread
-from trainers.evaluate_embedder import identification_rows
+from trainers.evaluate_attributes import Measured, calibration_figure, emotion_rows, races_of, spread
+from trainers.evaluate_embedder import identification_rows, recognition_figures
 from trainers.evaluation import evaluate_recipe
-from trainers.measuring import Embedded
+from trainers.measuring import Embedded, EvaluationConfig
+from trainers.verification import read_pairs
+from trainers.zips import ImageZip
 
 
 def judged(label: np.ndarray, told: np.ndarray) -> Measured:
@@ -90,3 +96,40 @@ def test_landmarks_of_a_folder_are_not_called_mtfl(tmp_path):
     names = list(evaluate_recipe("landmarks", [f"data={root}", "backend=eager", "limit=1"]))
 
     assert any(name.endswith(" of my faces val") for name in names) and not any("MTFL" in n for n in names)
+
+
+def test_pairs_of_lfw_that_are_cut_off_or_none_are_named(tmp_path):
+    def read(text):
+        write_zip(tmp_path / "lfw.zip", {}, [], {"pairs.txt": text})
+        with ImageZip(tmp_path, "lfw") as data:
+            return read_pairs(data)
+
+    assert [True, False] == read("1 1\nAnn 1 2\nAnn 1 Bo 1\n")[1].tolist()
+    for text, words in (
+        ("1 2\nAnn 1 2\nAnn 1 Bo 1\n", "2 of 4 pairs; it is cut off"),
+        ("", "begins with how many folds and pairs"),
+        ("1 1\nAnn 1 2\nAnn one Bo 1\n", "line 3: 'Ann one Bo 1' is no NAME N N"),
+    ):
+        with pytest.raises(MienError, match=words):
+            read(text)
+
+
+def test_without_races_there_are_no_groups_and_one_that_is_none_is_named(tmp_path):
+    def write(**race):
+        rows = [{"file": "a.webp", "age_years": 30, "gender": 1, **race}]
+        write_zip(tmp_path / "utkface.zip", {"a.webp": np.zeros((8, 8, 3), np.uint8)}, rows)
+
+    write()
+    assert {} == races_of(str(tmp_path))
+    write(race=3)
+    assert {"a.webp": 3} == races_of(str(tmp_path))
+    write(race="Martian")
+    with pytest.raises(MienError, match="race 'Martian' is none of 0, 1, 2, 3, 4"):
+        races_of(str(tmp_path))
+
+
+def test_what_is_wrong_with_either_set_is_told_before_recognition_is_measured(sets, tmp_path):
+    shutil.copy(sets / "lfw.zip", tmp_path)
+
+    with pytest.raises(MienError, match=r"celeba_faces\.zip"):
+        recognition_figures(EvaluationConfig(data=str(tmp_path), weights="nowhere"))

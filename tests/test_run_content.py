@@ -16,7 +16,7 @@ from engines.errors import MienError, UsageError
 from tests.face_sets import write_mtfl
 from tests.test_resume import coloured_faces
 from trainers.callbacks import BEST_METRICS_FILE, METRICS_FILE, Patience
-from trainers.closed_set import ClosedSetConfig
+from trainers.closed_set import ClosedSetConfig, train_closed_set
 from trainers.closed_set_faces import ClosedSet, Faces
 from trainers.closed_set_networks import make_backbone
 from trainers.closed_set_report import table_text
@@ -209,3 +209,9 @@ def test_the_best_figures_are_those_of_the_weights_that_are_kept(tmp_path: Path)
     last, best = (json.loads((tmp_path / name).read_text()) for name in (METRICS_FILE, BEST_METRICS_FILE))
     assert (3.0, 0.5) == (last["val_loss"], best["val_loss"])
     assert 1 == torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"]
+
+
+@pytest.mark.parametrize("train", [lambda given: train_recipe("landmarks", given), train_closed_set])
+def test_patience_without_a_validation_loss_is_refused(train) -> None:
+    with pytest.raises(UsageError, match=r"fit\.patience: there is no validation loss to wait for"):
+        train(["fit.patience=3"])

@@ -155,6 +155,8 @@ def train_closed_set(settings: Sequence[str]) -> Path:
     losses, alignments = (words(config, name, known) for name, known in
                           (("loss", LOSSES), ("alignment", ALIGNMENTS)))  # fmt: skip
     check_machine(config.fit)
+    if config.fit.patience:
+        raise UsageError("fit.patience: there is no validation loss to wait for; set fit.epochs")
     if config.network not in NETWORKS:
         raise UsageError(f"network={config.network}: is none of {', '.join(NETWORKS)}")
     check_small(config.small, FACE_SIZE)
@@ -215,7 +217,7 @@ def train_one(config: ClosedSetConfig, faces: ClosedSet) -> Path:
 
 
 def length_of(config: ClosedSetConfig) -> dict[str, float]:
-    return {name: getattr(config.fit, name) for name in ("epochs", "until", "patience")}
+    return {name: getattr(config.fit, name) for name in ("epochs", "until")}
 
 
 def done_before(run: Path, config: ClosedSetConfig) -> bool:

@@ -1,6 +1,6 @@
 """`mien evaluate attributes` and `mien evaluate ffhq`: age, gender and emotion, by group, and how sure is how right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,12 @@ from trainers.calibration import (
 from trainers.expression_metrics import balanced_accuracy
 from trainers.faces import FaceFinder, shown
 from trainers.ffhq import FfhqConfig, thumbnails
+from trainers.label_checks import checked_rows, word
 from trainers.measuring import EvaluationConfig, Figures, checkpoint_of, engine
 from trainers.zips import ImageZip
 
 RACES = ("White", "Black", "Asian", "Indian", "other")
+RACE = word("race", *map(str, range(len(RACES))), "")
 GROUP_SIZE = 20  # fewer faces are no group
 
 
@@ -67,11 +69,12 @@ def attribute_figures(config: EvaluationConfig) -> Figures:
     """
     finder, classifier = FaceFinder(engine(config, "landmarks")), engine(config, "attributes")
     classifier.spec.check_aligned()
+    race = races_of(config.data)
     view = view_of(classifier)
     aged = measured(classifier, utkface(config, "test", finder, config.run, view))
     judged = measured(classifier, ferplus(config, "test", finder, config.run, view))
     figures = age_gender_rows("UTKFace test", aged)
-    figures |= group_rows(config, aged)
+    figures |= group_rows(race, aged)
     figures |= emotion_rows(judged)
     figures |= calibration_rows(config, classifier, finder, aged, judged)
     both = [measured_from_both_sides(classifier, each.faces) for each in (aged, judged)]
@@ -152,11 +155,15 @@ def right_gender(found: Measured) -> np.ndarray:
     return (found.scores.female > 0.5) == (found.faces.female > 0.5)
 
 
-def group_rows(config: EvaluationConfig, found: Measured) -> Figures:
+def races_of(folder: str) -> dict[str, int]:
+    """UTKFace's race of each picture of which it is told. Raises MienError for one that is none."""
+    with ImageZip(folder, "utkface") as data:
+        return {row["file"]: int(row["race"]) for row in checked_rows(data, [RACE]) if row.get("race")}
+
+
+def group_rows(race: Mapping[str, int], found: Measured) -> Figures:
     """Age error and gender accuracy of every race and gender group of UTKFace, and the gap from best to worst."""
-    with ImageZip(config.data, "utkface") as data:
-        race = {row["file"]: int(row["race"]) for row in data.rows()}
-    races = np.array([race[name] for name in found.faces.names])
+    races = np.array([race.get(name, -1) for name in found.faces.names])
     years, right = np.abs(found.scores.age_years - found.faces.age), right_gender(found)
     groups = {
         f"{name}, {gender}": (races == number) & (found.faces.female == value)

@@ -12,11 +12,11 @@ from engines.runtime import load_engine
 from engines.stages import detect, embed
 from trainers.bootstrap import Figure
 from trainers.detection_metrics import Truth, judge
-from trainers.label_checks import checked_rows, pictures
+from trainers.label_checks import pictures
 from trainers.measuring import STILL_BOX, EvaluationConfig, Figures, faces_through_chain, holder_of
 from trainers.options import override
 from trainers.recipes import MODEL_OF
-from trainers.recognition_sets import IDENTITY, is_validation
+from trainers.recognition_sets import validation_rows
 from trainers.scenes import has_scenes, load_scenes, spoilt
 from trainers.teacher import TeacherDetector
 from trainers.verification import pairs_of, tar_at_far
@@ -97,8 +97,7 @@ def _embedder_threshold(config: EvaluationConfig, weights: Path) -> float:
     if not (Path(config.data) / "celeba_faces.zip").is_file():  # it was trained without identities
         return 0.5
     with ImageZip(config.data, "celeba_faces") as data:
-        rows = [r for r in checked_rows(data, [IDENTITY]) if is_validation(int(r["identity"]))]
-        rows = rows[: config.limit or None]
+        rows = validation_rows(data)[: config.limit or None]
         images = list(pictures(data, [row["file"] for row in rows]))
     if not images:
         return 0.5

@@ -65,7 +65,7 @@ class FitOptions:
     until: float = (
         0.0  # Unix seconds at which training ends, the rate having fallen in time; 0: after `epochs`
     )
-    patience: int = 0  # epochs without a lower validation loss, then training ends; 0: never
+    patience: int = 0  # expression: epochs without a lower validation loss, then training ends; 0: never
     accelerator: str = "auto"  # Lightning's: cpu, gpu
     devices: int = 1  # GPUs (or processes on a CPU), by DDP; each takes whole batches of its own
     precision: str = "auto"  # bf16-mixed where it is faster; Lightning's: 32-true, bf16-mixed, 16-mixed

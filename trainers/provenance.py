@@ -122,7 +122,13 @@ def zip_fingerprint(source: Path) -> str:
 
 def other_weights(options: Sequence[str]) -> list[str]:
     """Those of the options that name weights."""
-    return [option for option in options if option.partition("=")[0].rpartition(".")[2] in OTHER_WEIGHTS]
+    named = [(option, *option.split("=", 1)) for option in options]
+    return [option for option, name, value in named if is_weights(name) and shlex.split(value) != [""]]
+
+
+def is_weights(option: str) -> bool:
+    """Whether the option of this name names weights."""
+    return option.rpartition(".")[2] in OTHER_WEIGHTS
 
 
 def git_revision() -> str:
@@ -156,12 +162,17 @@ def machine() -> str:
 
 
 def changed_options(config: Any, default: Any = None) -> list[str]:
-    """key=value of the options that are not as they come, save how long and where it ran; files without folders."""
+    """key=value of the options that are not as they come, save how long and where it ran; files without folders.
+
+    Weights that training began with are always told.
+    """
     default = type(config)() if default is None else default
     found = []
     for each in dataclasses.fields(config):
         value, usual = getattr(config, each.name), getattr(default, each.name)
-        if each.name in ("fit", "training", "logging", "run", "path") or value == usual:
+        # A torchvision backbone does not begin with the default weights, which are of another network.
+        told = each.name in OTHER_WEIGHTS and value and not getattr(config, "backbone", "")
+        if each.name in ("fit", "training", "logging", "run", "path") or (value == usual and not told):
             continue
         if dataclasses.is_dataclass(value):
             found += [f"{each.name}.{inner}" for inner in changed_options(value, usual)]

@@ -65,8 +65,8 @@ ABOUT = {
     "ffhq": "Reads age, gender and eight emotions from a face, as the machine that labelled FFHQ did: its figures are "
     "agreement with that machine, not accuracy.",
     "expression": "Tells five expressions (Angry, Fear, Happy, Sad, Surprised) from an aligned face. The pictures are "
-    "split 64/16/20 by set and class. Of the public sets, near-duplicates and CK+ subjects stay on one side, and of "
-    "FER's pictures those count whose label enough of FER+'s voters confirmed (`data.min_votes`).",
+    "split 64/16/20 by set and class. Of the public sets, FER's near-duplicates and CK+'s subjects stay on one side, "
+    "and of FER's pictures those count whose label enough of FER+'s voters confirmed (`data.min_votes`).",
 }
 UNTOLD = ("data", "run", "plots")  # options that do not change what is measured
 PUBLIC_LICENCE = (
@@ -92,6 +92,8 @@ def train_recipe(recipe: str, settings: Sequence[str], logger: str = "csv") -> P
     config = make_config(recipe, settings, logger)
     if recipe != "ffhq" and not config.fit.steps_per_epoch:
         raise UsageError("fit.steps_per_epoch=0: must be 1 or more; ffhq alone counts its own")
+    if recipe != "expression" and config.fit.patience:
+        raise UsageError("fit.patience: there is no validation loss to wait for; expression alone has one")
     check_machine(config.fit)
     claim(config, content_of(recipe, config))
     network = TRAIN[recipe](config)

@@ -45,9 +45,17 @@ def check_labels(config: RecognitionConfig) -> None:
     for name, read in (("mtfl", mtfl_rows), ("scenes", scene_rows)):
         with ImageZip(config.data, name) as data:
             read(data)
-    for name in ("utkface", "expw", "emotion_masked", *(["lfw"] if config.labelled else [])):
+    if config.labelled:
+        with ImageZip(config.data, "lfw") as data:
+            read_pairs(data)
+    for name in ("utkface", "expw", "emotion_masked"):
         with ImageZip(config.data, name):
             pass
+
+
+def validation_rows(data: ImageZip) -> list[dict[str, str]]:
+    """The rows of the identities that are held out."""
+    return [row for row in checked_rows(data, [IDENTITY]) if is_validation(int(row["identity"]))]
 
 
 def celeba_rows(data: ImageZip) -> list[dict[str, str]]:

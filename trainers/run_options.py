@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.errors import MienError
+from trainers.provenance import is_weights
 from trainers.whole_file import whole_file
 
 OPTIONS_FILE = "options.json"
@@ -41,7 +43,7 @@ def claim(config: Any, content: Sequence[str] = ()) -> None:
     run = Path(config.run)
     found = begun_with(run)
     mine = fixed_options(config) | {CONTENT: [*content] or found.get(CONTENT, [])}
-    found = fixed_options(type(config)()) | {CONTENT: mine[CONTENT]} | found if found else mine
+    found = fixed_options(type(config)()) | {CONTENT: mine[CONTENT]} | beside(found, run) if found else mine
     if other := [name for name, value in mine.items() if found[name] != value]:
         raise MienError(f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it")
     with whole_file(run / OPTIONS_FILE) as file:
@@ -65,5 +67,15 @@ def fixed_options(config: Any) -> dict[str, object]:
         for part, each in parts.items():
             if name not in ("fit", "training") or part not in FREE:
                 named[f"{name}.{part}".rstrip(".")] = each
-    fixed: dict[str, object] = json.loads(json.dumps(named))
-    return fixed
+    return beside(json.loads(json.dumps(named)), Path(config.run))
+
+
+def beside(options: dict[str, object], run: Path) -> dict[str, object]:
+    """Weights that lie in the folder around the run, as seen from the run: both may be moved together."""
+    return {name: _beside(value, run) if is_weights(name) else value for name, value in options.items()}
+
+
+def _beside(value: object, run: Path) -> object:
+    around, weights = run.resolve().parent, Path(str(value)).resolve()
+    inside = os.sep in str(value) and weights.is_relative_to(around)
+    return f"../{weights.relative_to(around).as_posix()}" if inside else value

@@ -272,6 +272,8 @@ def cut(scene: Scene, scale: float, origin: np.ndarray, size: int) -> tuple[Imag
     sides = (clipped[:, 2:] - clipped[:, :2]).max(1) if len(clipped) else np.zeros(0)
     sure = (left_over >= 0.45) & (sides >= SMALLEST_FACE)
     unsure = ~sure & (left_over >= PART_OF_FACE)
+    doubtful = doubtful.clip(0, size)
+    doubtful = doubtful[(doubtful[:, 2:] > doubtful[:, :2]).all(1)]
     return canvas, clipped[sure], np.concatenate((doubtful, clipped[unsure])).astype(np.float32)
 
 

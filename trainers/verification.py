@@ -7,25 +7,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.errors import MienError
 from engines.geometry import Floats
 from trainers.zips import SEED, ImageZip
 
+PAIRS_FILE = "pairs.txt"
 GALLERY_PICTURES = 3  # of each enrolled person
 
 
 def read_pairs(data: ImageZip) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
-    """File pairs, whether they are one person (P,), and the fold of each (P,). Huang et al. 2007, view 2."""
-    lines = data.text("pairs.txt").splitlines()
-    folds, per_fold = (int(v) for v in lines[0].split())
+    """File pairs, whether they are one person (P,), and the fold of each (P,). Huang et al. 2007, view 2.
+
+    Raises MienError naming the first line that is none, or how many pairs are missing.
+    """
+    lines = data.text(PAIRS_FILE).splitlines()
+    try:
+        folds, per_fold = (int(value) for value in lines[0].split())
+    except (ValueError, IndexError):
+        raise MienError(f"{data.path}: {PAIRS_FILE}: begins with how many folds and pairs: 10 300") from None
     pairs, same, fold = [], [], []
     for i, line in enumerate(lines[1:]):
         parts = line.split()
         if len(parts) == 3:
             parts = [parts[0], parts[1], parts[0], parts[2]]
+        if len(parts) != 4 or not (parts[1] + parts[3]).isdecimal():
+            raise MienError(
+                f"{data.path}: {PAIRS_FILE}, line {i + 2}: {line!r} is no NAME N N or NAME N NAME N"
+            )
         pairs.append((f"{parts[0]}_{int(parts[1]):04d}.webp", f"{parts[2]}_{int(parts[3]):04d}.webp"))
         same.append(parts[0] == parts[2])
         fold.append(i // (2 * per_fold))
-    assert len(set(fold)) == folds
+    if len(pairs) != folds * 2 * per_fold:
+        raise MienError(
+            f"{data.path}: {PAIRS_FILE}: {len(pairs)} of {folds * 2 * per_fold} pairs; it is cut off"
+        )
     return pairs, np.array(same), np.array(fold)
 
 
