@@ -124,7 +124,8 @@ def faces_of(folder: Path, cache: Path | None = None) -> list[FacePicture]:
     )
     found = []
     for path in paths:
-        picture = cv2.imread(str(path))
+        content = np.fromfile(path, np.uint8)  # OpenCV ends the process on a name that is no UTF-8
+        picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
         if picture is None:
             continue
         image = _at_most(picture.astype(np.uint8, copy=False), LONGEST)

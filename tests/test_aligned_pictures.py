@@ -91,3 +91,10 @@ def test_crops_are_made_anew_when_a_picture_of_the_name_is_another(tmp_path, mon
     monkeypatch.setattr("trainers.expression_crops.largest_face", lambda *_: None)
     assert [90, 90, 150] == [round(crop(level).mean()) for level in (90, 90, 150)]
     assert 2 == len(list(Path(tmp_path / "run").glob("crops-*")))
+
+
+def test_a_thumbnail_whose_name_is_no_utf_8_is_read(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((8, 8, 3), 70, np.uint8))[1].tobytes())
+
+    assert 70 == ImageFolder(tmp_path).image(name).mean()

@@ -134,7 +134,7 @@ def test_a_folder_of_pictures_gives_the_calibration_its_faces(tmp_path):
 
 def test_of_very_many_pictures_some_from_all_of_them_calibrate(tmp_path, monkeypatch):
     monkeypatch.setattr("engines.calibration.MOST_PICTURES", 2)
-    for name in ("a.jpg", "c.jpg"):
+    for name in ("a.jpg", os.fsdecode(b"caf\xe9.jpg")):
         shutil.copy(ROOT / "samples" / "grace_hopper.jpg", tmp_path / name)
     (tmp_path / "b.jpg").write_bytes(b"not a picture")
 

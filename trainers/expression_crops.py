@@ -21,7 +21,7 @@ from trainers.faces import ROOM, STORED_SIZE, FaceFinder, batched, stored_box
 from trainers.held import Draw
 from trainers.transforms import occlude, photometric
 from trainers.whole_file import whole_file
-from trainers.zips import ImageZip, file_stamp
+from trainers.zips import ImageZip, decoded, file_stamp
 
 CUT = 2  # how crops are cut; of another number they are made anew
 FILLED = 0.75  # of the black backgrounds
@@ -117,10 +117,10 @@ def _readable(
 
 def read_file(path: Path) -> Image:
     """HxWx3 uint8 BGR. Raises MienError for what is no image."""
-    image = cv2.imdecode(np.frombuffer(path.read_bytes() or b"0", np.uint8), cv2.IMREAD_COLOR)
+    image = decoded(path.read_bytes())
     if image is None:
         raise MienError(f"{path.name} is not an image that OpenCV can read")
-    return image.astype(np.uint8, copy=False)
+    return image
 
 
 def _at_least(image: Image, side: int) -> Image:

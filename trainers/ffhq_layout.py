@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 
 from engines.errors import MienError
 from engines.geometry import Floats, Image
 from engines.spec import EMOTIONS
-from trainers.zips import ImageZip, file_stamp
+from trainers.zips import ImageZip, decoded, file_stamp
 
 IMAGES, LABELS = "thumbnails", "json"
 PICTURES = (".webp", ".png", ".jpg", ".jpeg")
@@ -53,10 +52,10 @@ class ImageFolder:
 
     def image(self, name: str) -> Image:
         """HxWx3 uint8 BGR."""
-        image = cv2.imread(str(self.path / name), cv2.IMREAD_COLOR)
+        image = decoded((self.path / name).read_bytes())
         if image is None:
             raise MienError(f"{self.path / name}: not an image that OpenCV can read; remove or replace it")
-        return image.astype(np.uint8, copy=False)
+        return image
 
 
 def ffhq_part(name: str) -> str:

@@ -63,10 +63,16 @@ class ImageZip:
             raise MienError(f"{self.path}: {name} is missing") from None
         except (zipfile.BadZipFile, zlib.error) as error:
             raise MienError(f"{self.path}: {name} cannot be read ({error})") from None
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        image = decoded(content)
         if image is None:
             raise MienError(f"{self.path}: {name} is not an image that OpenCV can read")
-        return image.astype(np.uint8, copy=False)
+        return image
+
+
+def decoded(content: bytes) -> Image | None:
+    """HxWx3 uint8 BGR of a file's content; None where that is no image."""
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    return None if image is None else image.astype(np.uint8, copy=False)
 
 
 def file_stamp(path: Path) -> list[int]:
