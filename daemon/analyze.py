@@ -20,6 +20,7 @@ from daemon.face_events import embedding_record
 from daemon.identity import judged, match, threshold_of, undecided, without_doubles
 from daemon.images import read_image
 from daemon.looks import EMPTY_SNAPSHOT, GallerySnapshot
+from daemon.paths import text_of
 from daemon.records import (
     Box,
     Emotion,
@@ -99,10 +100,12 @@ class Analyst:
         try:
             image = read_image(path)
         except MienError as error:
-            return AnalyzedImage(path=str(path), error=str(error).removeprefix(f"{path}: "))
+            words = str(error).removeprefix(f"{path}: ")
+            return AnalyzedImage(path=text_of(path), error=text_of(words))
         faces = find_faces(self.engines, image, self.quality, min_score=self.min_score)
         height, width = image.shape[:2]
-        return AnalyzedImage(path=str(path), width=width, height=height, faces=self._described(image, faces))
+        described = self._described(image, faces)
+        return AnalyzedImage(path=text_of(path), width=width, height=height, faces=described)
 
     def _described(self, image: Image, faces: Sequence[StillFace]) -> tuple[AnalyzedFace, ...]:
         if not faces:

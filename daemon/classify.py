@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon.images import read_image
+from daemon.paths import text_of
 from engines.errors import MienError
 from engines.expression import load_classifier
 from engines.largest_face import face_crop, largest_face
@@ -43,12 +44,12 @@ class Classifier:
         try:
             image = read_image(path)
         except MienError as error:
-            return {"image_path": str(path), "error": str(error)}
+            return {"image_path": text_of(path), "error": text_of(str(error))}
         points = None if self._whole else largest_face(self._detector, self._landmarks, image)
         probabilities = express_both_sides(self._engine, face_crop(image, points)[None])[0]
         best = int(probabilities.argmax())
         return {
-            "image_path": str(path),
+            "image_path": text_of(path),
             "predicted_class": best,
             "predicted_emotion": self.labels[best],
             "confidence": round(float(probabilities[best]), 6),
@@ -61,7 +62,7 @@ class Classifier:
 
 def report(name: str, paths: Sequence[Path], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The document: which model, which images, and an entry for each."""
-    where = str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+    where = text_of(paths[0]) if len(paths) == 1 else [text_of(path) for path in paths]
     return {
         "model_checkpoint": name,
         "images_path": where,

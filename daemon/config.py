@@ -32,6 +32,9 @@ from engines.errors import UsageError
 CONFIG_VARIABLE = "MIEN_CONFIG"
 CAMERA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
+MAX_HEARTBEAT_S = 30.0
+"""Half of what a relay waits for a daemon, so that one heartbeat may be lost."""
+
 
 def _multiple_of_32(side: int) -> int:
     if side % 32:
@@ -179,6 +182,15 @@ class PublishConfig(Section):
     heartbeat_s: float = Field(default=5.0, gt=0)
     embeddings: bool = False
     empty_frames: bool = False
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _known_to_be_alive(cls, heartbeat_s: float) -> float:
+        if heartbeat_s > MAX_HEARTBEAT_S:
+            raise ValueError(
+                f"must be at most {MAX_HEARTBEAT_S:g}, or relays would take the daemon to be gone"
+            )
+        return heartbeat_s
 
     @field_validator("allowed_clients")
     @classmethod
@@ -337,7 +349,8 @@ def _anchored(config: Config, folder: Path) -> Config:
             ("allowed_clients", config.publish.allowed_clients),
         )
     }
-    publish = config.publish.model_copy(update=keys)
+    endpoint = _anchored_endpoint(config.publish.endpoint, folder)
+    publish = config.publish.model_copy(update=keys | {"endpoint": endpoint})
     socket = config.control.path
     control = config.control.model_copy(update={"path": socket and folder / socket.expanduser()})
     return config.model_copy(
@@ -355,6 +368,13 @@ def _anchored_source(source: str, folder: Path) -> str:
     if "://" in source or source.isdecimal():
         return source
     return str(folder / Path(source).expanduser())
+
+
+def _anchored_endpoint(endpoint: str, folder: Path) -> str:
+    scheme, _, path = endpoint.partition("://")
+    if scheme != "ipc" or path.startswith(("@", "*")):  # a name without a file, or ZeroMQ's choice
+        return endpoint
+    return f"ipc://{folder / Path(path).expanduser()}"
 
 
 def shown(config: Config) -> dict[str, Any]:

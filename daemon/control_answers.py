@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +10,10 @@ from daemon import control_requests as requests
 from daemon.config import Config
 from daemon.control_requests import AnyRequest
 from daemon.gallery import Gallery
+from daemon.looks import EnrolledLook, check_fit
 from daemon.steering import Steering
 from engines.errors import MienError, UsageError
+from engines.runtime import spec_of
 
 
 class ControlAnswers:
@@ -19,6 +21,7 @@ class ControlAnswers:
 
     def __init__(self, config: Config, steering: Steering, status: Callable[[], dict[str, Any]]) -> None:
         self._gallery_path = config.gallery.path
+        self._embedder = config.engines.embedder
         self._steering = steering
         self._status = status
 
@@ -54,11 +57,19 @@ class ControlAnswers:
                 case requests.GalleryLooks(name):
                     return [requests.record_of(look) for look in gallery.looks(name)]
                 case requests.GalleryEnrol(name, looks):
-                    return gallery.enrol(name, [requests.look_of_record(each) for each in looks])
+                    return gallery.enrol(name, self._fitting(looks))
                 case requests.GalleryRemove(name):
                     return gallery.remove(name)
+                case requests.GalleryCheck():
+                    return gallery.check_whole()
                 case requests.GalleryBackup():
                     return gallery.content()
                 case requests.GalleryRestore(content):
                     return gallery.restore_content(content, gallery.path)
         raise UsageError("this daemon does not know the request; it is older than the command")
+
+    def _fitting(self, records: Sequence[requests.LookRecord]) -> list[EnrolledLook]:
+        """Looks that travelled; raises UsageError for one that the daemon's embedder cannot compare."""
+        looks = [requests.look_of_record(each) for each in records]
+        check_fit(looks, spec_of("embedder", self._embedder))
+        return looks

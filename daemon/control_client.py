@@ -19,6 +19,9 @@ from daemon.paths import stat_of
 from engines.errors import MienError, UsageError
 
 PATIENCE_S = 60.0
+UNHURRIED = requests.Reload | requests.CameraAdd | requests.CameraRemove | requests.CameraRestart
+"""May take minutes: engines are built for a new camera, and the others wait. A daemon that ends hangs up."""
+
 SERVICE_FOLDER = Path("/run/mien")
 """Where the systemd unit's daemon listens."""
 
@@ -59,11 +62,16 @@ class Control:
             raise UsageError(
                 f"too much for the control socket ({len(line) / 2**20:.0f} MiB); stop the daemon first"
             )
+        self._socket.settimeout(None if isinstance(request, UNHURRIED) else PATIENCE_S)
         try:
             self._socket.sendall(line)
             told = self._lines.readline()
+        except TimeoutError:
+            raise MienError(
+                f"{self.path}: no answer in {PATIENCE_S:g} s; the daemon is busy or hangs; see its log"
+            ) from None
         except OSError as error:
-            raise MienError(f"{self.path}: the daemon went away ({error.strerror or 'no answer'})") from None
+            raise MienError(f"{self.path}: the daemon went away ({error.strerror or error})") from None
         if not told:
             raise MienError(f"{self.path}: the daemon hung up; see its log")
         answer = msgspec.json.decode(told, type=requests.Answer)
@@ -104,15 +112,19 @@ def _is_there(path: Path) -> bool:
         return True
 
 
-def owner_of(config: Config) -> Control | None:
-    """The daemon that owns the configuration's gallery; None where none runs that does."""
+def owner_of(config: Config, *, named: bool = False) -> Control | None:
+    """The daemon that owns the configuration's gallery; None where none runs that does.
+
+    named: the gallery was named on the command line, so that no other is meant.
+    """
     try:
         control = connected(config)
     except NoDaemonError:
         return None
     path = config.gallery.path
     # The unit's daemon has its own state folder, so without a path of its own the config means that one.
-    means_the_units = control.path.parent == SERVICE_FOLDER and path == default_state_dir() / path.name
+    unnamed = not named and path == default_state_dir() / "gallery.sqlite"
+    means_the_units = unnamed and control.path.parent == SERVICE_FOLDER
     try:
         if means_the_units or Path(control.ask(requests.Status())["gallery"]).resolve() == path.resolve():
             return control

@@ -81,6 +81,10 @@ class GalleryRemove(Request, tag="gallery_remove"):
     name: str
 
 
+class GalleryCheck(Request, tag="gallery_check"):
+    """Whether the gallery's file is damaged."""
+
+
 class GalleryBackup(Request, tag="gallery_backup"):
     """The whole gallery as the bytes of a file."""
 
@@ -101,6 +105,7 @@ AnyRequest = (
     | GalleryLooks
     | GalleryEnrol
     | GalleryRemove
+    | GalleryCheck
     | GalleryBackup
     | GalleryRestore
 )

@@ -18,7 +18,7 @@ import av
 import zmq
 
 from daemon.config import Config, EnginesConfig, find_config, load_config
-from daemon.endpoints import check_endpoint
+from daemon.endpoints import bind_failure, check_endpoint, is_ipv6
 from daemon.keys import load_server
 from daemon.paths import stat_of
 from daemon.sources import check_source, is_live
@@ -104,10 +104,13 @@ def cpu() -> Finding:
 
 
 def gpu() -> Iterator[Finding]:
-    """NVIDIA GPUs, as the driver's own tool names them."""
+    """NVIDIA GPUs, as the driver's own tool names them or, where it is not on the PATH, as the driver does."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        yield Finding("gpu", "ok", "none; engines run on the CPU")
+        found = [f"{gpu}, {gpu.memory_bytes >> 20} MiB" for gpu in machine.gpus()]
+        yield from (Finding("gpu", "ok", each) for each in found or ["none; engines run on the CPU"])
+        if found:
+            yield from _use_of_the_gpu()
         return
     query = [tool, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
     try:
@@ -120,6 +123,11 @@ def gpu() -> Iterator[Finding]:
         return
     for line in answer.stdout.splitlines():
         yield Finding("gpu", "ok", line)
+    yield from _use_of_the_gpu()
+
+
+def _use_of_the_gpu() -> Iterator[Finding]:
+    """What keeps torch and TensorRT from it."""
     if reason := machine.why_no_gpu():
         yield Finding("cuda", "note", "torch cannot use the GPU", reason)
     if reason := tensorrt.why_not_installed():
@@ -200,9 +208,12 @@ def endpoint(config: Config) -> Finding:
         )
         if publish.endpoint.startswith("tcp://"):
             with zmq.Context() as context, context.socket(zmq.PUB) as probe:
+                probe.setsockopt(zmq.IPV6, is_ipv6(publish.endpoint))
                 probe.bind(publish.endpoint)
-    except zmq.ZMQError:
-        return Finding("endpoint", "note", f"{publish.endpoint} is taken", "fine if that is your daemon")
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            return Finding("endpoint", "note", f"{publish.endpoint} is taken", "fine if that is your daemon")
+        return Finding("endpoint", "wrong", str(bind_failure(publish.endpoint, error)))
     except MienError as error:
         return Finding("endpoint", "wrong", str(error))
     return Finding("endpoint", "ok", f"{publish.endpoint} is free{', encrypted' if curve else ''}")
@@ -214,7 +225,8 @@ def metrics(config: Config) -> Finding:
     if where.port == 0:
         return Finding("metrics", "ok", "off")
     try:
-        with socket.create_server((where.host, where.port)):
+        family = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((where.host, where.port), family=family):
             return Finding("metrics", "ok", f"{where.host}:{where.port} is free")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

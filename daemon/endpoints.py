@@ -11,6 +11,9 @@ import zmq
 
 from engines.errors import MienError, UsageError
 
+EVERYWHERE = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""What stands for all addresses of a machine, and the loopback address among them."""
+
 
 def check_endpoint(
     endpoint: str, *, encrypted: bool = False, allow_plaintext_beyond_loopback: bool = False
@@ -30,6 +33,13 @@ def check_endpoint(
 def is_ipv6(endpoint: str) -> bool:
     """Whether the address is one of IPv6, which ZeroMQ must be told of."""
     return endpoint.startswith("tcp://[")
+
+
+def from_here(endpoint: str) -> str:
+    """Where this machine's own subscribers reach what is bound there, which may be all of its addresses."""
+    scheme, _, address = endpoint.partition("://")
+    host, _, port = address.rpartition(":")
+    return f"tcp://{EVERYWHERE[host]}:{port}" if scheme == "tcp" and host in EVERYWHERE else endpoint
 
 
 def bind_failure(endpoint: str, error: zmq.ZMQError) -> MienError:

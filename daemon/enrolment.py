@@ -12,6 +12,7 @@ import numpy as np
 from daemon.config import QualityConfig
 from daemon.images import read_image
 from daemon.looks import EnrolledLook, model_id
+from daemon.paths import text_of
 from daemon.records import Reason
 from daemon.stills import find_faces, the_face
 from engines.errors import MienError
@@ -73,7 +74,7 @@ def look_of(
     return EnrolledLook(
         model=model_id(engines.embedder.spec),
         embedding=embedding.astype(np.float32),
-        image=path.name,
+        image=text_of(path.name),
         image_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         interocular_px=face.quality.interocular_px,
     )

@@ -14,6 +14,7 @@ from daemon.config import Config, IdentityConfig, QualityConfig
 from daemon.identity import Match, judged, match, threshold_of, without_doubles
 from daemon.images import read_image
 from daemon.looks import GallerySnapshot
+from daemon.paths import text_of
 from daemon.quality import INNER, interocular, sharpness, yaw
 from daemon.records import Identity, Reason
 from daemon.stills import StillFace, find_faces
@@ -60,7 +61,7 @@ def explain_image(
     image = read_image(path)
     faces = find_faces(engines, image, config.quality)
     if not faces:
-        return [Explanation(str(path), causes=(_no_face(engines, config, image),))]
+        return [Explanation(text_of(path), causes=(_no_face(engines, config, image),))]
     assert engines.embedder is not None, "explaining needs an embedder"
     threshold = threshold_of(config.identity, engines.embedder.spec)
     embeddings = embed_both_sides(engines.embedder, np.stack([face.aligned_crop for face in faces]))

@@ -27,7 +27,7 @@ class Looks(Protocol):
 
 
 def findings(gallery: Looks, settings: IdentityConfig, embedder: Path | None = None) -> list[str]:
-    """What is wrong, one line each with its remedy. Raises MienError where the file is damaged.
+    """What is wrong, one line each with its remedy. Raises MienError where a file opened here is damaged.
 
     embedder: a model in ours' place, as engines.embedder names it.
     """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import unicodedata
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from daemon.whole_file import whole_file
@@ -45,6 +46,9 @@ JOURNALLED, PLAIN = b"\2\2", b"\1\1"
 
 BUSY_TIMEOUT_S = 5.0
 DAMAGED = "damaged; restore it from a backup, or move it away and enrol again"
+TRACES = (
+    "who was erased is not known any more, but traces may be left in the file: do it again, for the same name"
+)
 NO_GALLERY = "not a gallery (no SQLite file); name another file, or move this one away"
 
 
@@ -55,10 +59,19 @@ def open_file(path: Path) -> sqlite3.Connection:
     """
     with in_words(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite gives its journal the mode of the file, so it has to be right before SQLite makes it.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _make(path)
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
         return _prepared(connection, path)
+
+
+def _make(path: Path) -> None:
+    """An empty file where none is; one that is there is not touched.
+
+    Closing any descriptor of a file gives up all locks this process has on it (fcntl(2)), those of SQLite too.
+    """
+    with suppress(FileExistsError):
+        # SQLite gives its journal the mode of the file, so it has to be right before SQLite makes it.
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def open_content(content: bytes, path: Path) -> sqlite3.Connection:
@@ -82,6 +95,7 @@ def content_of(connection: sqlite3.Connection) -> bytes:
 def _prepared(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     try:
         version = _version_of(connection, path)
+        connection.create_function("nfc", 1, nfc, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -92,6 +106,11 @@ def _prepared(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def nfc(name: str) -> str:
+    """The form in which a name is kept and compared, of those in which Unicode can write the same letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _version_of(connection: sqlite3.Connection, path: Path) -> int:
@@ -132,13 +151,16 @@ def check_whole(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def wipe(connection: sqlite3.Connection, path: Path) -> None:
-    """Leaves nothing in the file or its journal that is not in the gallery."""
-    connection.execute("VACUUM")
+    """Leaves nothing in the file or its journal that is not in the gallery; raises MienError where it cannot."""
     until_s = time.monotonic() + BUSY_TIMEOUT_S
-    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-        if time.monotonic() > until_s:
-            raise MienError(f"{path}: erased, but its journal is in use and may hold traces; do it again")
-        time.sleep(0.05)
+    try:
+        connection.execute("VACUUM")
+        while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > until_s:
+                raise MienError(f"{path}: its journal is in use; {TRACES}")
+            time.sleep(0.05)
+    except sqlite3.DatabaseError as error:
+        raise MienError(f"{path}: {_explained(error)}; {TRACES}") from None
 
 
 def write_backup(target: Path, content: bytes) -> None:
@@ -180,7 +202,9 @@ def _explained(error: sqlite3.DatabaseError) -> str:
             return "another program is writing to it; try again"
         case "SQLITE_CORRUPT":
             return DAMAGED
-        case "SQLITE_READONLY" | "SQLITE_CANTOPEN" | "SQLITE_PERM":
+        case "SQLITE_CANTOPEN":
+            return "cannot be opened; check that it is a file, and who may write to it and its folder"
+        case "SQLITE_READONLY" | "SQLITE_PERM":
             return "may not be written to; run as its owner or check its permissions"
         case "SQLITE_FULL":
             return "the disk is full; free some space"

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 import zmq
-from zmq.auth import load_certificate, load_certificates
+from zmq.auth import load_certificate
 from zmq.auth.thread import ThreadAuthenticator
 
 from engines.errors import MienError, UsageError
@@ -75,18 +75,33 @@ class AllowList:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._refused: set[bytes] = set()
+        self._unreadable: set[str] = set()
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether this public key may come in. Never raises: the guard's thread must go on."""
         try:
-            allowed = bool(load_certificates(self._folder).get(key))
-        except (OSError, ValueError) as error:
+            allowed = key in self._keys()
+        except OSError as error:
             log.error("allow_list_not_read", folder=str(self._folder), detail=str(error))
             return False
         if not allowed and key not in self._refused and len(self._refused) < MAX_REFUSED_TOLD:
             self._refused.add(key)
             log.warning("subscriber_refused", public_key=key.decode(), folder=str(self._folder))
         return allowed
+
+    def _keys(self) -> set[bytes]:
+        """The keys that can be read; each file that cannot is told of once. Raises OSError for the folder."""
+        keys = set()
+        for path in self._folder.iterdir():
+            if path.suffix != ".key" or path.name.startswith("."):
+                continue
+            try:
+                keys.add(public_key(path))
+            except UsageError as error:
+                if str(error) not in self._unreadable:
+                    self._unreadable.add(str(error))
+                    log.warning("allowed_key_not_read", detail=str(error))
+        return keys
 
 
 def new_keys(name: str, folder: Path) -> tuple[Path, Path]:
@@ -168,7 +183,7 @@ def _loaded(path: Path) -> tuple[bytes, bytes | None]:
     except OSError as error:
         detail = error.strerror or "no such file"
         raise UsageError(f"{path}: the key cannot be read ({detail}); mien keys new NAME makes one") from None
-    except ValueError:
+    except (ValueError, IndexError):
         raise UsageError(f"{path}: holds no CURVE key; mien keys new NAME makes one") from None
     for key in (public, secret):
         if key is not None and not Z85_KEY.fullmatch(key):

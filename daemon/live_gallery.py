@@ -29,7 +29,8 @@ class GallerySource(Protocol):
 class LiveGallery:
     """Follows a gallery file that other programs change, or that is yet to be made.
 
-    Raises MienError where the file is there and cannot be used with the embedder named `model`.
+    People without a look of the embedder named `model` are warned of and left out. Raises MienError where the file
+    is there and cannot be read, or holds nobody else.
     """
 
     def __init__(self, path: Path, model: str) -> None:
@@ -38,23 +39,25 @@ class LiveGallery:
         self._gallery: Gallery | None = None
         self._state: tuple[int, int] | None = None
         self._snapshot = EMPTY_SNAPSHOT
+        self._left_out = ""
         self._told = ""
         self._again_s = 0.0
         self._refresh()
+        if self._left_out and not self._snapshot.names:
+            self.close()
+            raise MienError(self._left_out)
 
     def snapshot(self) -> GallerySnapshot:
-        """The people of now. A change that cannot be used is warned of once, and the people of before stay."""
+        """The people of now. A change that cannot be read is warned of once, and the people of before stay."""
         if time.monotonic() < self._again_s:
             return self._snapshot
         try:
             self._refresh()
-            self._told = ""
+            self._warn("people_left_out", self._left_out)
         except MienError as error:
             self.close()
             self._again_s = time.monotonic() + RETRY_S
-            if self._told != str(error):
-                self._told = str(error)
-                log.warning("gallery_not_read", detail=self._told)
+            self._warn("gallery_not_read", str(error))
         return self._snapshot
 
     def close(self) -> None:
@@ -64,11 +67,16 @@ class LiveGallery:
             self._gallery.close()
             self._gallery = None
 
+    def _warn(self, event: str, detail: str) -> None:
+        if detail and detail != self._told:
+            log.warning(event, detail=detail)
+        self._told = detail
+
     def _refresh(self) -> None:
         inode = self._inode()
         if inode is None:
             self.close()
-            self._snapshot = EMPTY_SNAPSHOT
+            self._snapshot, self._left_out = EMPTY_SNAPSHOT, ""
             return
         if self._gallery is None or (self._state and self._state[0] != inode):
             self.close()
@@ -76,6 +84,7 @@ class LiveGallery:
         state = (inode, self._gallery.version())
         if state != self._state:
             self._snapshot = self._gallery.snapshot(self._model)
+            self._left_out = self._gallery.left_out(self._model)
             self._state = state
 
     def _inode(self) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.errors import UsageError
 from engines.spec import ModelSpec
 
 Floats = NDArray[np.float32]
@@ -61,6 +62,22 @@ EMPTY_SNAPSHOT = GallerySnapshot((), np.zeros((0, 0), np.float32), np.zeros(0, n
 def model_id(spec: ModelSpec) -> str:
     """Which weights an embedding is of; those of others are not comparable."""
     return f"{spec.name}@{spec.weights_sha256[:12] or 'unknown'}"
+
+
+def check_fit(looks: Iterable[EnrolledLook], spec: ModelSpec) -> None:
+    """Raises UsageError for a look of another embedder than the one in use, or of another length than it gives."""
+    used, size = model_id(spec), spec.network_args.get("embedding_size")
+    for look in looks:
+        if look.model != used:
+            raise UsageError(
+                f"{look.image}: its embedding is of {look.model}, and {used} is in use; they do not compare: enrol"
+                " with the embedder that is in use"
+            )
+        if size is not None and look.embedding.size != size:
+            raise UsageError(
+                f"{look.image}: an embedding of {look.embedding.size} numbers, and {used} gives {size}; it is of"
+                " another embedder"
+            )
 
 
 def snapshot_of(looks_of: Mapping[str, Sequence[Floats]]) -> GallerySnapshot:

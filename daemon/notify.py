@@ -15,9 +15,9 @@ def notify(state: str) -> None:
     # A leading "@" stands for the zero byte of Linux' abstract sockets.
     target = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        # A full queue must not hold the daemon up; the next word comes soon.
+        # A full queue or a socket that is gone must not hold the daemon up; the next word comes soon.
         sender.setblocking(False)
-        with suppress(BlockingIOError):
+        with suppress(OSError):
             sender.sendto(state.encode(), target)
 
 

@@ -24,6 +24,11 @@ def stat_of(path: Path) -> os.stat_result | None:
         raise MienError(f"{path}: {words}") from None
 
 
+def text_of(path: Path | str) -> str:
+    """A path as text that can be written anywhere: bytes of its name that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; False, too, where that cannot be told: opening it will say why."""
     with suppress(MienError):

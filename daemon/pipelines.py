@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,11 +10,27 @@ from daemon.config import CameraConfig
 from daemon.records import Event, Frame
 
 
+class PartlyFailedError(Exception):
+    """Some frames of a batch could not be processed, for this reason; `events` are those of the others.
+
+    cameras: whose frames failed.
+    """
+
+    def __init__(self, reason: Exception, cameras: Collection[str], events: Sequence[Event]) -> None:
+        super().__init__(f"{', '.join(sorted(cameras))}: {reason}")
+        self.reason = reason
+        self.cameras = cameras
+        self.events = events
+
+
 class Pipeline(Protocol):
     """Frames in, unstamped events out."""
 
     def process(self, frames: Sequence[Frame]) -> Sequence[Event]:
-        """The events of one batch, at most one frame a camera."""
+        """The events of one batch, at most one frame a camera.
+
+        Raises PartlyFailedError where there are events though something failed.
+        """
 
     def close_camera(self, camera: str) -> Sequence[Event]:
         """Ends a camera's tracks."""
@@ -62,12 +78,25 @@ class PipelinesByCamera:
         self._choose = choose
 
     def process(self, frames: Sequence[Frame]) -> list[Event]:
+        """Every pipeline gets its batch, whatever became of the others; where all fail, raises as the first did."""
         events: list[Event] = []
+        failed: list[str] = []
+        reasons: list[Exception] = []
+        for pipeline, batch in self._batches(frames):
+            try:
+                events += pipeline.process(batch)
+            except Exception as error:
+                reasons.append(error)
+                failed += [frame.camera for frame in batch]
+        if reasons:
+            raise reasons[0] if len(failed) == len(frames) else PartlyFailedError(reasons[0], failed, events)
+        return events
+
+    def _batches(self, frames: Sequence[Frame]) -> Iterator[tuple[MovablePipeline, list[Frame]]]:
         for pipeline in {id(pipeline): pipeline for pipeline in self._by_camera.values()}.values():
             batch = [frame for frame in frames if self._by_camera[frame.camera] is pipeline]
             if batch:
-                events += pipeline.process(batch)
-        return events
+                yield pipeline, batch
 
     def close_camera(self, camera: str) -> Sequence[Event]:
         return self._by_camera[camera].close_camera(camera)

@@ -14,6 +14,7 @@ from daemon.annotate import annotate
 from daemon.config import CameraConfig
 from daemon.decoding import DEFAULT_FPS
 from daemon.images import list_images
+from daemon.paths import text_of
 from daemon.pipelines import Pipeline
 from daemon.prefetch import prefetched
 from daemon.publisher import EventSink
@@ -72,7 +73,7 @@ class Replay:
                     last = frame
                     self._take(frame, result, video)
             except SourceFailedError as error:
-                self._end(camera, last, result, str(error))
+                self._end(camera, last, result, text_of(str(error)))
                 raise
             self._end(camera, last, result, "the end of the video")
         result.seconds = time.monotonic() - started_s

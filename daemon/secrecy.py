@@ -7,7 +7,7 @@ import re
 # Greedy up to the last "@" of the word: passwords with "@", "/" or "'" in them are common in camera URLs, and it is
 # better to hide too much than a part of one. A '"' ends it, since lines of JSON are to stay such.
 _USERINFO = re.compile(r"://[^\s\"]*@")
-_KEY = r"[\w.-]*(?:user|login|pass|pwd|token|secret|key|auth|sig)[\w.-]*="
+_KEY = r"[\w.-]*(?:user|usr|login|pass|psw|pw|token|secret|key|auth|sig)[\w.-]*="
 _SECRET_PARAMETER = re.compile(rf"([?&;]{_KEY})[^&;\s'\"<>]+", re.IGNORECASE)
 # Recorders take "/user=NAME_password=WORD_channel=1_stream=0.sdp": what follows the first of these is hidden, but for
 # the channel.

@@ -25,7 +25,7 @@ from daemon.metrics import Metrics, Watched, gallery_size, served
 from daemon.notify import notify, watchdog_interval_s
 from daemon.orders import Orders
 from daemon.overseer import Overseer
-from daemon.pipelines import LoadedPipeline
+from daemon.pipelines import LoadedPipeline, PartlyFailedError
 from daemon.publisher import open_publisher
 from daemon.records import DAEMON_CAMERA, Event, Frame, State, StatusEvent
 from daemon.sources import check_source
@@ -150,26 +150,32 @@ class Service:
             return
         try:
             events = self._pipeline.process(frames)
-        except Exception:
-            self._batch_failed(frames)
-            return
-        self._failed_in_a_row = 0
+        except PartlyFailedError as partly:
+            self._batch_done([frame for frame in frames if frame.camera not in partly.cameras], partly.events)
+            self._batch_failed([frame for frame in frames if frame.camera in partly.cameras], partly.reason)
+        except Exception as error:
+            self._batch_failed(frames, error)
+        else:
+            self._failed_in_a_row = 0
+            self._batch_done(frames, events)
+
+    def _batch_done(self, frames: Sequence[Frame], events: Sequence[Event]) -> None:
         self._publish(events)
         for frame in frames:
             self._pulse.frame_done(frame.monotonic_ns)
             self._metrics.frame_done(frame.camera, frame.monotonic_ns)
 
-    def _batch_failed(self, frames: Sequence[Frame]) -> None:
-        """Called while the error is handled: raises it anew where it is one too many."""
+    def _batch_failed(self, frames: Sequence[Frame], error: Exception) -> None:
+        """Raises the error anew where it is one too many."""
         self._num_failed += len(frames)
         self._failed_in_a_row += 1
         for frame in frames:
             self._metrics.frame_failed(frame.camera)
         cameras = sorted({frame.camera for frame in frames})
-        log.error("batch_failed", cameras=cameras, in_a_row=self._failed_in_a_row, exc_info=True)
+        log.error("batch_failed", cameras=cameras, in_a_row=self._failed_in_a_row, exc_info=error)
         if self._failed_in_a_row >= self._config.service.max_failures:
             notify(f"STATUS={self._failed_in_a_row} batches in a row failed; ending")
-            raise
+            raise error
 
     def _reload_if_asked(self) -> None:
         """Reads the configuration beside the main loop: engines for a new camera may take their time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 SourceKind = Literal["video", "folder", "device", "url"]
 Wanted = Callable[[float], bool]
+Pictures = Generator[Picture, None, tuple[int, float]]
+"""The wanted pictures of a clip; returns how many there were in all, and the pts_s of the last."""
+
 LONGEST_WAIT_S = 10.0
 """A file whose times leap by more is not waited for any longer."""
 
@@ -119,13 +122,14 @@ def read_video(
     where the file is missing, empty, not a video, or holds not one readable frame.
     """
 
-    def pictures(wanted: Wanted) -> Iterator[Picture]:
+    def pictures(wanted: Wanted) -> Pictures:
         with _opened(path, rotate) as reader:
             yield from reader.pictures(wanted)
             if not reader.num_decoded:
                 raise MienError(f"{path}: not one frame could be read; check that it plays")
             if reader.shortfall:
                 log.warning("video_incomplete", detail=reader.shortfall)
+            return reader.num_decoded, reader.last_pts_s
 
     return _replayed(pictures, wanted, camera, start, loop)
 
@@ -146,7 +150,7 @@ def read_folder(
     """
     paths = _images_of(path)
 
-    def pictures(wanted: Wanted) -> Iterator[Picture]:
+    def pictures(wanted: Wanted) -> Pictures:
         num_read = 0
         for index, image_path in enumerate(paths):
             try:
@@ -159,6 +163,7 @@ def read_folder(
                 yield Picture(index, index / fps, np.ascontiguousarray(np.rot90(image, -rotate // 90)))
         if not num_read:
             raise MienError(f"{path}: none of its {len(paths)} images could be read; check that they open")
+        return len(paths), (len(paths) - 1) / fps
 
     return _replayed(pictures, wanted, camera, start, loop)
 
@@ -210,18 +215,29 @@ def paced(frames: Iterable[Frame], wait: Callable[[float], object] = time.sleep)
         yield frame
 
 
+@dataclass(slots=True)
+class _Round:
+    """Once through a clip; at its end, how many pictures it had, wanted or not, and the pts_s of the last."""
+
+    pictures: Pictures
+    num: int = 0
+    last_s: float = 0.0
+
+    def __iter__(self) -> Iterator[Picture]:
+        self.num, self.last_s = yield from self.pictures
+
+
 def _replayed(
-    pictures: Callable[[Wanted], Iterator[Picture]], wanted: Wanted, camera: str, start: datetime, loop: bool
+    pictures: Callable[[Wanted], Pictures], wanted: Wanted, camera: str, start: datetime, loop: bool
 ) -> Iterator[Frame]:
     first_index, first_ns = 0, 0
     while True:
-        index, time_ns = first_index, first_ns
-        for picture in pictures(_later(first_ns / 1e9, wanted)):
-            index = first_index + picture.index
+        once = _Round(pictures(_later(first_ns / 1e9, wanted)))
+        for picture in once:
             time_ns = first_ns + round(picture.pts_s * 1e9)
             yield Frame(
                 camera=camera,
-                index=index,
+                index=first_index + picture.index,
                 captured_at=start + timedelta(microseconds=time_ns // 1000),
                 clock="pts",
                 pts_s=round(time_ns / 1e9, 6),
@@ -232,8 +248,9 @@ def _replayed(
         if not loop:
             return
         # The clip's own mean frame time separates its last frame from its first.
-        mean_ns = (time_ns - first_ns) // max(index - first_index, 1) or round(1e9 / DEFAULT_FPS)
-        first_index, first_ns = index + 1, time_ns + mean_ns
+        last_ns = round(once.last_s * 1e9)
+        mean_ns = last_ns // max(once.num - 1, 1) or round(1e9 / DEFAULT_FPS)
+        first_index, first_ns = first_index + once.num, first_ns + last_ns + mean_ns
 
 
 def _later(by_s: float, wanted: Wanted) -> Wanted:

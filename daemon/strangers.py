@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from daemon.jsonl import REPLAY_EPOCH
 from daemon.looks import EnrolledLook
 from daemon.records import FacesEvent, decode
 from engines.errors import MienError, UsageError
@@ -29,7 +30,7 @@ NUM_LOOKS = 8
 ALIKE = 0.3
 """Cosine to the newest look from which another is of the same person; the track may have gone over to another."""
 
-TrackId = tuple[str, int, str, int]  # instance, epoch, camera, number
+TrackId = tuple[int, str, int, str, int]  # file, instance, epoch, camera, number
 
 
 @dataclass(slots=True)
@@ -139,10 +140,12 @@ def unknown_tracks(paths: Sequence[Path]) -> dict[TrackId, Seen]:
     """Every track with an embedding that had no name at its end."""
     tracks: dict[TrackId, Seen] = {}
     faces = bare = 0
-    for event in recorded(paths):
+    for file, event in recorded(paths):
         for face in event.faces:
             faces += 1
-            key = (event.instance, event.epoch, event.camera, face.track)
+            # A daemon's tracks go on in the next file; every replay counts them anew, in the same epoch.
+            apart = file if event.epoch == REPLAY_EPOCH else 0
+            key = (apart, event.instance, event.epoch, event.camera, face.track)
             if not face.embedding:
                 bare += isinstance(face.embedding, msgspec.UnsetType)
                 continue
@@ -165,15 +168,15 @@ def unknown_tracks(paths: Sequence[Path]) -> dict[TrackId, Seen]:
     return tracks
 
 
-def recorded(paths: Sequence[Path]) -> Iterator[FacesEvent]:
-    """The faces events of files of JSON lines, one after the other."""
-    for path in paths:
+def recorded(paths: Sequence[Path]) -> Iterator[tuple[int, FacesEvent]]:
+    """The faces events of files of JSON lines, one after the other, each with its file's number."""
+    for file, path in enumerate(paths):
         try:
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     event = _event(path, number, line) if line.strip() else None
                     if isinstance(event, FacesEvent):
-                        yield event
+                        yield file, event
         except OSError as error:
             raise MienError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from daemon.compare import compare, picture
 from daemon.config import Config
 from daemon.enrolment import looks_of
 from daemon.gallery import Gallery
+from daemon.looks import EnrolledLook
 from daemon.stills import find_faces
 from engines.errors import MienError
 from engines.stages import embed
@@ -247,6 +249,32 @@ def test_people_are_enrolled_listed_shown_named_and_removed(album, cli):
     assert (named["name"], named["status"]) == ("Ann", "known")
     assert "erased" in cli("gallery", "remove", "Ann").stdout
     assert "nobody is enrolled" in cli("gallery", "list").stdout
+
+
+def test_a_file_name_that_is_no_utf_8_is_one_all_the_same(album, cli):
+    latin = album / os.fsdecode(b"caf\xe9.png")
+    (album / "ann.png").rename(latin)
+    (album / os.fsdecode(b"caf\xe9.jpg")).write_text("no image")
+
+    assert "Ann: 1 new" in cli("gallery", "enroll", "Ann", latin).stdout
+    assert "caf\ufffd.png" in cli("gallery", "show", "Ann").stdout
+    for options in ((), ("--jsonl",)):
+        result = cli("analyze", album, *options)
+        assert 0 == result.exit_code
+        assert result.stdout.count(f'"{album}/caf\ufffd.png"') == 1
+        assert f"{album}/caf\ufffd.jpg: not an image" in result.stderr
+
+
+def test_people_of_another_embedder_are_told_beside_the_document(album, cli, tmp_path):
+    with Gallery(tmp_path / "data/mien/gallery.sqlite") as gallery:
+        row = np.eye(1, DIMENSIONS, dtype=np.float32)[0]
+        gallery.enrol("Bob", [EnrolledLook("other@1", row, "b.jpg", "hash", 40.0)])
+    cli("gallery", "enroll", "Ann", album / "ann.png")
+
+    result = cli("analyze", album / "ann.png")
+
+    assert "Ann" == json.loads(result.stdout)["images"][0]["faces"][0]["identity"]["name"]
+    assert 1 == result.stderr.count("Bob enrolled with the embedder other@1")
 
 
 def test_compare_answers_in_words_or_as_json(album, cli, tmp_path):

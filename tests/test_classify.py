@@ -1,6 +1,7 @@
 """`mien classify`: the five expressions of pictures, as a document and in words."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,19 @@ def test_classify_prints_the_document_with_bad_images_in_their_entries(checkpoin
     assert max(first["all_probabilities"].values()) == first["confidence"]
     assert "not an image" in second["error"]
     assert "2 images" in words and "not read" in words
+
+
+def test_a_file_name_that_is_no_utf_8_is_written_all_the_same(checkpoint, tmp_path):
+    good, bad = (tmp_path / os.fsdecode(name) for name in (b"caf\xe9.jpg", b"th\xe9.jpg"))
+    shutil.copy(PORTRAIT, good)
+    bad.write_bytes(b"no picture")
+
+    code, document, _ = classify(str(good), str(bad), "--checkpoint", str(checkpoint))
+
+    paths = [f"{tmp_path}/{name}\ufffd.jpg" for name in ("caf", "th")]
+    assert (0, paths) == (code, document["images_path"])
+    assert paths == [each["image_path"] for each in document["predictions"]]
+    assert document["predictions"][1]["error"].startswith(f"{paths[1]}: not an image")
 
 
 def test_the_shipped_model_sees_that_she_smiles():

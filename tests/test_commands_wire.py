@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 import typer
@@ -11,6 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from daemon.commands import config, relay, watch
+from daemon.publisher import Publisher
+from daemon.records import StatusEvent
 from engines.errors import UsageError
 from tests.clips import grey_levels, write_clip
 from tests.wire import FakePipeline, config_of, running
@@ -83,6 +88,25 @@ def test_watch_shows_a_table_until_interrupted(tmp_path, monkeypatch):
         watching.watch(daemon.service.publisher.endpoint, Console(quiet=True))
 
     assert shown.is_set()
+
+
+@pytest.mark.parametrize("bound", ["tcp://*:*", "tcp://0.0.0.0:*", "tcp://[::]:*"])
+def test_watch_finds_a_daemon_that_is_bound_to_every_address(tmp_path, bound):
+    path = tmp_path / "mien.yaml"
+    app = typer.Typer()
+    app.command()(watch.watch)
+    with Publisher(bound, instance="north", allow_plaintext_beyond_loopback=True) as publisher:
+        port = publisher.endpoint.rpartition(":")[2]
+        path.write_text(f"publish: {{endpoint: '{bound.removesuffix('*')}{port}'}}\n")
+        publisher.publish(StatusEvent(camera="door", state="online", since=datetime(2026, 1, 1, tzinfo=UTC)))
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(called, app, "--config", path, "--jsonl", "--limit", 1)
+            until = time.monotonic() + 10
+            while not told.done() and time.monotonic() < until:
+                publisher.answer_subscribers()
+                time.sleep(0.01)
+
+    assert ("online", 0) == (json.loads(told.result().stdout)["state"], told.result().exit_code)
 
 
 def test_watch_on_an_encrypted_daemon_asks_for_a_key(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from daemon.config import CameraConfig, Config, load_config, shown
+from daemon.config import MAX_HEARTBEAT_S, CameraConfig, Config, load_config, shown
+from daemon.relay import FORGET_AFTER_S
 from daemon.secrecy import redact_source, redact_url
 from engines.errors import UsageError
 
@@ -100,6 +101,7 @@ def test_two_cameras_of_one_name_are_refused(written):
         ("cameras:\n  - name: door\n    source: {{ rtsp_url }}\n", "line 3: a key is a list or a mapping"),
         ("log: {}\ninstance: 2024-02-30\n", "line 2: no such date or number; put it in quotes"),
         ("instance: !!int north\n", "line 1: no such date or number"),
+        ("publish: {heartbeat_s: 300}\n", "publish.heartbeat_s: must be at most 30, or relays would"),
         ("identity: {max_votes: 2}\n", "identity.max_votes: is less than identity.min_votes"),
         ("identity: {min_votes: 31}\n", "identity.max_votes: is less than identity.min_votes"),
     ],
@@ -149,6 +151,26 @@ def test_paths_of_own_models_are_taken_from_the_files_folder_too(written):
     assert [path.parent / "own" / key for key in keys] == [getattr(engines, key) for key in keys]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "meant"),
+    [
+        ("ipc://run/mien.ipc", "ipc://{folder}/run/mien.ipc"),
+        ("ipc:///run/mien.ipc", "ipc:///run/mien.ipc"),
+        ("ipc://@mien", "ipc://@mien"),
+        ("ipc://*", "ipc://*"),
+        ("tcp://127.0.0.1:5600", "tcp://127.0.0.1:5600"),
+    ],
+)
+def test_a_relative_ipc_endpoint_is_taken_from_the_files_folder_too(written, endpoint, meant):
+    path = written(f"publish: {{endpoint: '{endpoint}'}}\n")
+
+    assert meant.format(folder=path.parent) == load_config(path).publish.endpoint
+
+
+def test_a_relay_misses_a_heartbeat_before_it_forgets_a_daemon():
+    assert FORGET_AFTER_S >= 2 * MAX_HEARTBEAT_S
+
+
 def test_environment_names_the_config(written, monkeypatch):
     monkeypatch.setenv("MIEN_CONFIG", str(written("instance: north\n")))
 
@@ -182,6 +204,8 @@ def test_passwords_are_neither_shown_nor_in_a_repr(written):
         ("rtsp://me@host/1", "rtsp://***@host/1"),
         ("rtsp://me:p@ss/w@host:554/1", "rtsp://***@host:554/1"),
         ("http://h/v?user=me&pwd=x&fps=5", "http://h/v?user=***&pwd=***&fps=5"),
+        ("http://h/v?usr=me&pw=x&fps=5", "http://h/v?usr=***&pw=***&fps=5"),
+        ("http://h/v?loginuse=me&psw=x", "http://h/v?loginuse=***&psw=***"),
         ("http://h/v?access_token=abc", "http://h/v?access_token=***"),
         ("failed: rtsp://a:b@h/1 (timed out)", "failed: rtsp://***@h/1 (timed out)"),
         ("/videos/clip.mp4", "/videos/clip.mp4"),

@@ -241,6 +241,33 @@ def test_without_a_daemon_the_command_says_what_to_do(tmp_path):
         connected(config)
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [Reload(), CameraAdd({}), CameraRemove("yard"), CameraRestart("yard")],
+    ids=lambda each: str(each),
+)
+def test_what_may_build_engines_is_waited_for(tmp_path, monkeypatch, request_):
+    monkeypatch.setattr("daemon.control_client.PATIENCE_S", 0.1)
+
+    def slow(_):
+        time.sleep(0.5)
+        return "done"
+
+    with ControlServer(tmp_path / "c.sock", slow), Control(tmp_path / "c.sock") as control:
+        assert "done" == control.ask(request_)
+
+
+def test_a_daemon_that_gives_no_answer_is_not_called_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("daemon.control_client.PATIENCE_S", 0.1)
+
+    with (
+        ControlServer(tmp_path / "c.sock", lambda _: time.sleep(0.5)),
+        Control(tmp_path / "c.sock") as control,
+        pytest.raises(MienError, match=r"no answer in 0\.1 s; the daemon is busy or hangs"),
+    ):
+        control.ask(Status())
+
+
 def test_a_group_that_is_not_there_is_told(tmp_path):
     with pytest.raises(MienError, match=r"control\.group"):
         ControlServer(tmp_path / "c.sock", lambda request: None, "no-such-group")

@@ -98,6 +98,15 @@ def test_a_picture_without_a_face_is_told(tmp_path):
     assert found.causes[0].needed == 0.5
 
 
+def test_a_picture_whose_name_is_no_utf_8_is_told_of_all_the_same(tmp_path):
+    path = tmp_path / "caf\udce9.png"
+    path.write_bytes(cv2.imencode(".png", scene())[1].tobytes())
+
+    (found,) = explain_image(fake_engines(), Config(), EMPTY_SNAPSHOT, path)
+
+    assert f"{tmp_path}/caf\ufffd.png" == found.subject
+
+
 def test_a_face_nearly_found_is_told_with_its_score(tmp_path):
     (found,) = explained(tmp_path, scene((ANN, 100, 60)), enrolled(ANN), detector=FakeDetector(score=0.3))
 

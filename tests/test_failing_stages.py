@@ -1,11 +1,15 @@
-"""A stage that fails in one batch takes nothing from the tracks."""
+"""What fails in one batch takes nothing from the tracks, nor from the cameras of other pipelines."""
 
 import contextlib
 
 import pytest
 
+from daemon.config import ServiceConfig
+from daemon.pipelines import PartlyFailedError, PipelinesByCamera
+from tests.clips import grey_levels, write_clip
 from tests.fakes import FakeAttributes, FakeEmbedder, FakeLandmarks, fake_engines, walk
 from tests.test_pipeline import OTHER, STAY, pipeline_of, turns_of
+from tests.wire import FakePipeline, config_of, is_state, messages_until, of_topic, running
 
 
 class Failing:
@@ -57,3 +61,53 @@ def test_the_end_of_a_track_is_told_though_the_batch_failed():
     events = told_despite(pipeline, frames)
 
     assert (1, "left") in turns_of(events)
+
+
+class Broken(FakePipeline):
+    def process(self, frames):
+        raise ZeroDivisionError("a stage fails")
+
+
+def test_a_pipeline_that_fails_keeps_no_event_of_the_others_back():
+    both = PipelinesByCamera({"yard": Broken(), "door": FakePipeline(), "gate": FakePipeline()})
+    frames = {name: walk(STAY, num=1, camera=name)[0] for name in ("door", "yard", "gate")}
+
+    with pytest.raises(PartlyFailedError, match="yard: a stage fails") as raised:
+        both.process(list(frames.values()))
+
+    assert {"door", "gate"} == {event.camera for event in raised.value.events}
+    assert isinstance(raised.value.reason, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        both.process([frames["yard"]])
+
+
+@pytest.fixture
+def cameras(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", grey_levels(20), fps=50)
+    return [{"name": name, "source": str(clip), "speed": "max"} for name in ("door", "yard")]
+
+
+def daemon_with(cameras, max_failures):
+    config = config_of(*cameras).model_copy(update={"service": ServiceConfig(max_failures=max_failures)})
+    return running(config, PipelinesByCamera({"door": FakePipeline(), "yard": Broken()}))
+
+
+def test_the_frames_of_the_other_pipelines_are_published_and_count_as_processed(cameras):
+    with daemon_with(cameras, max_failures=1000) as (_, socket):
+        messages = messages_until(socket, lambda message: message[0].endswith("/heartbeat"))
+
+    assert list(range(20)) == [event["seq"] for event in of_topic(messages, "mien/1/door/faces")]
+    heartbeat = messages[-1][1]
+    assert (40, 20, 20) == (
+        heartbeat["frames_in"],
+        heartbeat["frames_processed"],
+        heartbeat["dropped"]["failed"],
+    )
+
+
+def test_a_pipeline_that_fails_too_often_ends_the_daemon_with_its_own_error(cameras):
+    with (
+        pytest.raises(ZeroDivisionError),
+        daemon_with(cameras, max_failures=2) as (_, socket),
+    ):
+        messages_until(socket, is_state("_daemon", "stopping"))

@@ -1,6 +1,7 @@
 import sqlite3
 import stat
 import threading
+import unicodedata
 
 import numpy as np
 import pytest
@@ -90,7 +91,42 @@ def test_a_failed_enrolment_leaves_nothing_behind(path):
         assert gallery.people() == []
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101])
+@pytest.mark.parametrize("name", ["José", "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "👩\u200d🚀 Zoë"])
+def test_a_name_is_the_same_in_every_form_unicode_has_of_it(path, name):
+    composed, apart = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    with Gallery(path) as gallery:
+        gallery.enrol(apart, [look(1, 0)])
+        gallery.enrol(composed, [look(0, 1, image="b.jpg")])
+
+        assert [(composed, 2)] == [(person.name, person.num_looks) for person in gallery.people()]
+        assert (composed,) == gallery.snapshot(MODEL).names
+        assert 2 == len(gallery.looks(apart))
+        gallery.remove(apart)
+        assert [] == gallery.people()
+
+
+def test_who_was_enrolled_under_two_forms_of_one_name_is_one_person(path):
+    Gallery(path).close()
+    with sqlite3.connect(path) as connection:
+        for number, form in enumerate(("NFD", "NFC"), 1):
+            name, row = unicodedata.normalize(form, "José"), unit(1, 0).tobytes()
+            connection.execute("INSERT INTO people VALUES (?, ?, 'then')", (number, name))
+            looks = "INSERT INTO looks VALUES (?, ?, ?, ?, 'a.jpg', ?, 40.0, 'then')"
+            connection.execute(looks, (number, number, MODEL, row, str(number)))
+    connection.close()
+
+    with Gallery(path) as gallery:
+        ((person,), snapshot) = gallery.people(), gallery.snapshot(MODEL)
+        assert ("José", 2, (MODEL,)) == (person.name, person.num_looks, person.models)
+        assert (("José",), [0, 0, 0]) == (snapshot.names, snapshot.owners.tolist())
+        assert 1 == gallery.enrol("José", [look(0, 1, image="b.jpg")])
+        gallery.remove("José")
+        assert [] == gallery.people()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "a\nb", "x" * 101, "\u200d", "Ann\u200c", "\u200dAnn", "a\u202eb"]
+)
 def test_a_name_must_be_one(path, name):
     with Gallery(path) as gallery, pytest.raises(UsageError, match="is no name"):
         gallery.enrol(name, [look(1, 0)])
@@ -108,13 +144,32 @@ def test_similarity_is_to_the_nearest_look_or_the_mean(path):
     np.testing.assert_allclose([[1, 0], [1, 0], [0, 1]], similarities, atol=1e-6)
 
 
-def test_embeddings_of_another_embedder_are_refused_in_words(path):
+def test_a_gallery_that_holds_embeddings_of_another_embedder_alone_is_refused_in_words(path):
     with Gallery(path) as gallery:
         gallery.enrol("Ann", [look(1, 0, model="other@1")])
 
-        with pytest.raises(
-            MienError, match=r"Ann enrolled with the embedder other@1, and .* enrol them again"
-        ):
+    with pytest.raises(MienError, match=r"Ann enrolled with the embedder other@1, and .* enrol them again"):
+        LiveGallery(path, MODEL)
+
+
+def test_an_embedding_of_another_length_than_its_embedders_others_is_refused(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+
+        with pytest.raises(UsageError, match=r"b\.jpg: an embedding of 3 numbers, and those of .* have 2"):
+            gallery.enrol("Bob", [look(0, 1), look(1, 0, 0, image="b.jpg")])
+        with pytest.raises(UsageError, match="of 2 numbers, and those of other@1 have 3"):
+            gallery.enrol("Cyd", [look(1, 0, 0, model="other@1"), look(1, 0, model="other@1")])
+        assert ["Ann"] == [person.name for person in gallery.people()]
+
+
+def test_who_has_an_embedding_of_another_length_all_the_same_is_named(path, monkeypatch):
+    monkeypatch.setattr(Gallery, "_check_lengths", lambda *_: None)
+    with Gallery(path) as gallery:
+        for name, row in {"Ann": (1, 0, 0), "Bob": (0, 1), "Cyd": (1, 0)}.items():
+            gallery.enrol(name, [look(*row)])
+
+        with pytest.raises(MienError, match=r": Ann enrolled with embeddings of another length than most"):
             gallery.snapshot(MODEL)
 
 
@@ -147,6 +202,11 @@ def test_a_gallery_of_a_newer_version_is_refused(path):
         Gallery(path)
 
 
+def test_a_folder_is_no_gallery_and_says_so(tmp_path):
+    with pytest.raises(MienError, match="cannot be opened; check that it is a file"):
+        Gallery(tmp_path)
+
+
 def test_a_path_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
 
@@ -172,17 +232,32 @@ def test_the_pipelines_view_follows_what_others_change(path):
     live.close()
 
 
-def test_a_change_that_cannot_be_used_keeps_the_people_of_before(path):
+def test_who_has_looks_of_another_embedder_alone_is_warned_of_once_and_left_out(path):
     with Gallery(path) as gallery:
         gallery.enrol("Ann", [look(1, 0)])
         live = LiveGallery(path, MODEL)
         gallery.enrol("Bob", [look(1, 0, model="other@1")])
         with capture_logs() as logs:
-            names = live.snapshot().names
+            names = [live.snapshot().names for _ in range(3)][-1]
+            gallery.enrol("Cyd", [look(0, 1)])
+            assert ("Ann", "Cyd") == live.snapshot().names
         live.close()
 
     assert names == ("Ann",)
-    assert [each["event"] for each in logs] == ["gallery_not_read"]
+    assert ["people_left_out"] == [each["event"] for each in logs]
+    assert "Bob enrolled with the embedder other@1" in logs[0]["detail"]
+
+
+def test_who_is_erased_is_not_named_any_more_whoever_else_cannot_be(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+        live = LiveGallery(path, MODEL)
+        gallery.enrol("Bob", [look(1, 0, model="other@1")])
+        assert ("Ann",) == live.snapshot().names
+        gallery.remove("Ann")
+
+        assert () == live.snapshot().names
+        live.close()
 
 
 def test_a_change_during_a_failed_reading_is_seen_afterwards(path, monkeypatch):

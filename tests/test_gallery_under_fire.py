@@ -14,13 +14,17 @@ import time
 import numpy as np
 import pytest
 
-from daemon.config import IdentityConfig, load_config
-from daemon.control_client import RemoteGallery, connected
+from daemon.config import Config, IdentityConfig, load_config
+from daemon.control import ControlServer
+from daemon.control_client import RemoteGallery, connected, owner_of
 from daemon.gallery import Gallery
 from daemon.gallery_check import findings
 from daemon.gallery_file import SCHEMA_VERSION
 from daemon.live_gallery import LiveGallery
-from engines.errors import MienError
+from daemon.looks import model_id
+from daemon.metrics import gallery_size
+from engines.errors import MienError, UsageError
+from engines.runtime import spec_of
 from tests.clips import grey_levels, write_clip
 from tests.processes import MIEN, ROOT, DaemonProcess
 from tests.test_gallery import MODEL, look, unit
@@ -108,6 +112,24 @@ def test_a_backup_is_a_gallery_of_its_own_and_comes_back(path, tmp_path):
     assert ["saved.sqlite"] == [each.name for each in tmp_path.iterdir() if each.is_file()]
 
 
+def test_an_erasure_that_failed_midway_is_done_to_its_end_when_asked_for_again(path, monkeypatch):
+    monkeypatch.setattr("daemon.gallery_file.BUSY_TIMEOUT_S", 0.2)
+    with Gallery(path) as gallery:
+        gallery.enrol("Annabel", [look(1, 0)])
+        reader = sqlite3.connect(path)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM people").fetchall()
+        for _ in range(2):
+            with pytest.raises(MienError, match=r"in use; .* traces may be left .* do it again"):
+                gallery.remove("Annabel")
+        assert b"Annabel" in b"".join(each.read_bytes() for each in path.parent.iterdir())
+        reader.close()
+
+        with pytest.raises(MienError, match="nobody is called 'Annabel'"):
+            gallery.remove("Annabel")
+        assert b"Annabel" not in b"".join(each.read_bytes() for each in path.parent.iterdir())
+
+
 def damaged_gallery(path):
     with Gallery(path) as other:
         for number in range(40):
@@ -189,6 +211,42 @@ def test_kill_9_during_enrolment_loses_nothing_that_was_committed(path):
     assert {"gallery.sqlite"} == {each.name for each in path.parent.iterdir()}
 
 
+ENROLS_ONE = """
+import sys
+from pathlib import Path
+from daemon.gallery import Gallery
+from tests.test_gallery import look
+
+with Gallery(Path(sys.argv[1])) as gallery:
+    gallery.enrol("Bob", [look(0, 1)])
+"""
+
+
+def test_a_gallery_that_is_followed_goes_on_being_followed_once_it_is_opened_a_second_time(path):
+    with Gallery(path) as gallery:
+        gallery.enrol("Ann", [look(1, 0)])
+    live = LiveGallery(path, MODEL)
+    assert ("Ann",) == live.snapshot().names
+
+    assert (1, 1) == gallery_size(path)  # as at every scrape
+    subprocess.run([sys.executable, "-c", ENROLS_ONE, str(path)], check=True, cwd=ROOT)
+
+    assert ("Ann", "Bob") == live.snapshot().names
+    assert {"", "-shm", "-wal"} == {each.name.removeprefix(path.name) for each in path.parent.iterdir()}
+    with Gallery(path) as gallery:
+        gallery.enrol("Cyd", [look(1, 1)])
+    assert ("Ann", "Bob", "Cyd") == live.snapshot().names
+    live.close()
+
+
+def test_a_gallery_is_made_for_its_owner_where_a_link_leads(path, tmp_path):
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "elsewhere.sqlite")
+    Gallery(path).close()
+
+    assert 0o600 == stat.S_IMODE((tmp_path / "elsewhere.sqlite").stat().st_mode)
+
+
 def test_people_too_alike_and_strange_images_are_found(path):
     with Gallery(path) as gallery:
         gallery.enrol("Ann", [look(1, 0, 0), look(0.9, 0.1, 0, image="b.jpg")])
@@ -225,11 +283,16 @@ def daemon(tmp_path_factory):
         yield it
 
 
+def our_look(axis, size=192):
+    """A look as the shipped embedder gives it, which the daemon is configured with."""
+    return look(*np.eye(size)[axis], model=model_id(spec_of("embedder")))
+
+
 def test_the_command_goes_through_the_daemon_that_owns_the_file(daemon):
     config, saved = ("--config", daemon.config), daemon.folder / "saved.sqlite"
     with connected(load_config(daemon.config)) as control, RemoteGallery(control) as remote:
-        assert [1, 1] == [remote.enrol("Ann", [look(1, 0, 0)]), remote.enrol("Bob", [look(0, 1, 0)])]
-        np.testing.assert_array_equal(unit(1, 0, 0), remote.looks("Ann")[0].embedding)
+        assert [1, 1] == [remote.enrol("Ann", [our_look(0)]), remote.enrol("Bob", [our_look(1)])]
+        np.testing.assert_array_equal(our_look(0).embedding, remote.looks("Ann")[0].embedding)
     listed = mien("gallery", "list", *config)
     backed_up = mien("gallery", "backup", saved, *config)
     removed = mien("gallery", "remove", "Bob", *config)
@@ -244,6 +307,72 @@ def test_the_command_goes_through_the_daemon_that_owns_the_file(daemon):
     with Gallery(daemon.folder / "gallery.sqlite") as gallery:
         assert ["Ann", "Bob"] == [person.name for person in gallery.people()]
     assert 0o600 == stat.S_IMODE(saved.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (look(1, 0, model="other@1"), r"a\.jpg: its embedding is of other@1, and embedder@.* is in use"),
+        (our_look(0, size=128), r"a\.jpg: an embedding of 128 numbers, and embedder@.* gives 192"),
+    ],
+)
+def test_the_daemon_refuses_a_look_that_its_embedder_cannot_compare(daemon, wrong, words):
+    with connected(load_config(daemon.config)) as control, RemoteGallery(control) as remote:
+        before = remote.people()
+        with pytest.raises(UsageError, match=words):
+            remote.enrol("Eve", [our_look(2), wrong])
+        assert before == remote.people()
+
+
+def test_damage_is_looked_for_through_the_daemon_too(daemon, tmp_path):
+    clip = daemon.folder / "clip.mp4"
+    with DaemonProcess(tmp_path, [{"name": "door", "source": str(clip), "loop": True}]) as another:
+        another.until(lambda: another.of("door/faces"))
+        path = tmp_path / "gallery.sqlite"
+        with Gallery(path) as gallery:
+            gallery.enrol("Ann", [our_look(0)])
+        whole = mien("gallery", "check", "--config", another.config)
+        damage_an_index(path)
+        damaged = mien("gallery", "check", "--config", another.config)
+        log = another.log()
+
+    assert (0, 1) == (whole.returncode, damaged.returncode), whole.stderr
+    assert "no findings" in whole.stdout and f"{path}: damaged; restore it from a backup" in damaged.stderr
+    assert '"request": "gallery_check"' in log
+
+
+def damage_an_index(path):
+    """What no search for people or looks comes across."""
+    with sqlite3.connect(path) as connection:
+        find = "SELECT rootpage FROM sqlite_schema WHERE name = 'looks_by_model'"
+        ((page,), (size,)) = (
+            connection.execute(find).fetchone(),
+            connection.execute("PRAGMA page_size").fetchone(),
+        )
+    connection.close()
+    whole = bytearray(path.read_bytes())
+    whole[page * size - 40 : page * size] = bytes(40)
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("gallery", "named", "is_the_units"),
+    [(None, False, True), ("gallery.sqlite", True, False), ("old-copy.sqlite", False, False)],
+)
+def test_only_a_gallery_that_nobody_named_is_the_units(tmp_path, monkeypatch, gallery, named, is_the_units):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setattr("daemon.control_client.SERVICE_FOLDER", tmp_path / "run")
+    path = gallery and str(tmp_path / "mien" / gallery)
+    socket = tmp_path / "run" / "mien.sock"
+    config = Config.model_validate({"gallery": {"path": path}, "control": {"path": str(socket)}})
+
+    with ControlServer(socket, lambda request: {"gallery": "/var/lib/mien/gallery.sqlite"}):
+        owner = owner_of(config, named=named)
+
+    assert is_the_units == (owner is not None)
+    if owner is not None:
+        owner.close()
 
 
 def test_another_gallery_than_the_daemons_is_opened_here(daemon):

@@ -179,7 +179,7 @@ def test_events_of_a_video_that_breaks_off_end_with_the_reason(clip, tmp_path, m
     def breaking_off(camera, **options):
         for number, each in enumerate(read_source(camera, **options)):
             if camera.name == "other" and number == 20:
-                raise MienError("other.mp4: input/output error; check the source")
+                raise MienError("oth\udce9r.mp4: input/output error; check the source")
             yield each
 
     monkeypatch.setattr("daemon.replay.read_source", breaking_off)
@@ -191,7 +191,7 @@ def test_events_of_a_video_that_breaks_off_end_with_the_reason(clip, tmp_path, m
     last = [event for event in lines(tmp_path / "e.jsonl") if event["camera"] == "other"][-3:]
     assert "two-people" == result.camera
     assert ["left", "left"] == [event["phase"] for event in last[:2]]
-    assert ("ended", "other.mp4: input/output error; check the source") == (
+    assert ("ended", "oth\ufffdr.mp4: input/output error; check the source") == (
         last[2]["state"],
         last[2]["reason"],
     )

@@ -236,6 +236,12 @@ def test_without_systemd_nothing_is_told(monkeypatch):
     assert watchdog_interval_s() is None
 
 
+def test_a_notify_socket_that_is_gone_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+
+    notify("WATCHDOG=1")
+
+
 def test_a_watchdog_meant_for_another_process_is_ignored(monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     monkeypatch.setenv("WATCHDOG_PID", "1")

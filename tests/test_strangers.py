@@ -78,6 +78,25 @@ def test_one_person_on_two_cameras_and_days_is_one_stranger(recorded):
     )
 
 
+def test_tracks_of_two_replays_are_not_one_though_they_have_one_number(recorded):
+    replays = [recorded(event("door", 1, person(seed), epoch=0), name=f"{seed}.jsonl") for seed in (1, 2)]
+    named = recorded(event("door", 1, person(3), name="Ann", epoch=0), name="named.jsonl")
+
+    found = strangers([*replays, named], 0.5)
+
+    assert [1, 1] == [len(each.tracks) for each in found]
+    looks = [each.tracks[0].embedding for each in found]
+    np.testing.assert_allclose(looks, [person(1), person(2)], atol=1e-6)
+
+
+def test_a_daemons_track_goes_on_in_the_next_file(recorded):
+    files = [recorded(event("door", 1, person(1), minute=n), name=f"{n}.jsonl") for n in (0, 1)]
+
+    ((seen,),) = (found.tracks for found in strangers(files, 0.5))
+
+    assert 2 == seen.frames
+
+
 def test_who_got_a_name_in_the_end_is_no_stranger(recorded):
     path = recorded(
         event("door", 1, person(1), minute=0),
@@ -157,6 +176,17 @@ def test_a_stranger_is_enrolled_by_number_and_known_from_then_on(recorded, tmp_p
         looks = gallery.looks("Postman")
     np.testing.assert_allclose(looks[0].embedding, person(1), atol=1e-6)
     assert "door, track 1" in looks[0].image
+
+
+def test_events_of_another_embedder_enrol_nobody(recorded, tmp_path):
+    path, people = recorded(event("door", 1, person(1)[:128])), tmp_path / "people.sqlite"
+    command = ["gallery", "strangers", str(path), "--enroll", "1", "Postman", "--gallery", str(people)]
+
+    done = CliRunner().invoke(app, command)
+
+    assert isinstance(done.exception, UsageError)
+    assert "an embedding of 128 numbers, and embedder@" in str(done.exception)
+    assert not people.exists()
 
 
 def test_events_without_embeddings_are_refused_with_what_to_do(recorded):

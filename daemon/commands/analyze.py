@@ -35,8 +35,10 @@ def analyze(
     from daemon.looks import model_id
     from daemon.settings import effective
     from daemon.stills import load_still_engines
+    from daemon.telemetry import configure_logging
 
     settings = effective(config, {"gallery": {"path": gallery}, "engines": {"backend": backend}})
+    configure_logging(settings.log)  # to standard error: what is written here goes to the other
     images = list(expand_images(paths))
     console = Console(stderr=True)
     with building(console) as progress:

@@ -80,8 +80,10 @@ def _explain_image(image: Path, gallery: Path | None, config: Path | None, as_js
     from daemon.looks import model_id
     from daemon.settings import effective
     from daemon.stills import load_still_engines
+    from daemon.telemetry import configure_logging
 
     settings = effective(config, {"gallery": {"path": gallery}})
+    configure_logging(settings.log)
     with building(Console(stderr=True)) as progress:
         engines = load_still_engines(settings, attributes=False, progress=progress)
     assert engines.embedder is not None

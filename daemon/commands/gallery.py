@@ -11,7 +11,7 @@ from daemon.commands.shared_options import Backend, ConfigPath
 
 if TYPE_CHECKING:
     from daemon.config import Config
-    from daemon.control_client import RemoteGallery
+    from daemon.control_client import Control, RemoteGallery
     from daemon.gallery import Gallery
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def enroll(
         engines = load_still_engines(settings, attributes=False, progress=progress)
     shown = track(paths, "looking", console=console, transient=True, disable=not console.is_terminal)
     looked = looks_of(engines, shown, settings.quality, any_quality=any_quality)
-    with _owned(settings, create=True) as opened:
+    with _owned(settings, gallery, create=True) as opened:
         num_new = opened.enrol(name, looked.looks)
         total = next(person.num_looks for person in opened.people() if person.name == name)
     for failure in looked.failures:
@@ -102,6 +102,9 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
+    from daemon.gallery import checked_name
+
+    name = checked_name(name)
     with _opened(gallery, config) as opened:
         looks = opened.looks(name)
     title = Text(name, "table.title")
@@ -119,6 +122,9 @@ def remove(
     config: ConfigPath = None,
 ) -> None:
     """Erase a person wholly."""
+    from daemon.gallery import checked_name
+
+    name = checked_name(name)
     with _opened(gallery, config) as opened:
         opened.remove(name)
     typer.echo(f"{name}: erased from {opened.path}")
@@ -151,11 +157,15 @@ def restore(
 @app.command()
 def check(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
     """Look for damage, for people too alike to tell apart, and for images unlike their person's others."""
+    from daemon.control_requests import GalleryCheck
     from daemon.gallery_check import findings
     from daemon.settings import effective
 
     settings = effective(config, {"gallery": {"path": gallery}})
-    with _owned(settings) as opened:
+    daemon = _owner(settings, gallery)
+    with _through(daemon, settings) as opened:
+        if daemon is not None:
+            daemon.ask(GalleryCheck())
         found = findings(opened, settings.identity, settings.engines.embedder)
     for finding in found:
         typer.echo(finding)
@@ -183,7 +193,7 @@ def strangers(
     from rich.console import Console
 
     from daemon.identity import threshold_of
-    from daemon.looks import model_id
+    from daemon.looks import check_fit, model_id
     from daemon.settings import effective
     from daemon.strangers import chosen, strangers_table
     from daemon.strangers import strangers as found_in
@@ -197,20 +207,31 @@ def strangers(
         return
     number, name = enroll
     looks = chosen(people, number).looks(model_id(spec))
-    with _owned(settings, create=True) as opened:
+    check_fit(looks, spec)
+    with _owned(settings, gallery, create=True) as opened:
         typer.echo(f"{name}: {opened.enrol(name, looks)} new in {opened.path}")
 
 
 def _opened(path: Path | None, config: Path | None, *, create: bool = False) -> Gallery | RemoteGallery:
     from daemon.settings import effective
 
-    return _owned(effective(config, {"gallery": {"path": path}}), create=create)
+    return _owned(effective(config, {"gallery": {"path": path}}), path, create=create)
 
 
-def _owned(settings: Config, *, create: bool = False) -> Gallery | RemoteGallery:
+def _owned(settings: Config, path: Path | None, *, create: bool = False) -> Gallery | RemoteGallery:
+    return _through(_owner(settings, path), settings, create=create)
+
+
+def _owner(settings: Config, path: Path | None) -> Control | None:
+    """The daemon that owns the gallery; path: what --gallery named."""
+    from daemon.control_client import owner_of
+
+    return owner_of(settings, named=path is not None)
+
+
+def _through(daemon: Control | None, settings: Config, *, create: bool = False) -> Gallery | RemoteGallery:
     """The gallery through the daemon that owns it, or the file itself where none does."""
-    from daemon.control_client import RemoteGallery, owner_of
+    from daemon.control_client import RemoteGallery
     from daemon.gallery import Gallery
 
-    daemon = owner_of(settings)
     return Gallery(settings.gallery.path, create=create) if daemon is None else RemoteGallery(daemon)

@@ -27,12 +27,13 @@ def watch(
 
     from daemon import watch as watching
     from daemon.config import load_config
+    from daemon.endpoints import from_here
     from daemon.keys import load_client
     from engines.errors import UsageError
 
     if endpoint is None:
         publish = load_config(config).publish
-        endpoint = publish.endpoint
+        endpoint = from_here(publish.endpoint)
         server_key = server_key or publish.server_key
         if server_key is not None and key is None:
             raise UsageError(
