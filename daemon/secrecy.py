@@ -8,7 +8,7 @@ import re
 # better to hide too much than a part of one. A '"' ends it, since lines of JSON are to stay such.
 _USERINFO = re.compile(r"://[^\s\"]*@")
 _KEY = r"[\w.-]*(?:user|usr|login|pass|psw|pw|token|secret|key|auth|sig)[\w.-]*="
-_SECRET_PARAMETER = re.compile(rf"([?&;]{_KEY})[^&;\s'\"<>]+", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(rf"([?&;](?:{_KEY}|[up]=))[^&;\s'\"<>]+", re.IGNORECASE)
 # Recorders take "/user=NAME_password=WORD_channel=1_stream=0.sdp": what follows the first of these is hidden, but for
 # the channel.
 _SECRET_PATH = re.compile(rf"(/{_KEY})[^\s\"]+?(?=_channel=|[\s\"]|$)", re.IGNORECASE)

@@ -206,6 +206,7 @@ def test_passwords_are_neither_shown_nor_in_a_repr(written):
         ("http://h/v?user=me&pwd=x&fps=5", "http://h/v?user=***&pwd=***&fps=5"),
         ("http://h/v?usr=me&pw=x&fps=5", "http://h/v?usr=***&pw=***&fps=5"),
         ("http://h/v?loginuse=me&psw=x", "http://h/v?loginuse=***&psw=***"),
+        ("http://h/v?u=me&p=x&fps=5", "http://h/v?u=***&p=***&fps=5"),
         ("http://h/v?access_token=abc", "http://h/v?access_token=***"),
         ("failed: rtsp://a:b@h/1 (timed out)", "failed: rtsp://***@h/1 (timed out)"),
         ("/videos/clip.mp4", "/videos/clip.mp4"),
