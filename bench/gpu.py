@@ -134,7 +134,7 @@ def about(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := machine.version(name))}
         | {"cv2": cv2.__version__},
-        "f32": "without TF32; TensorRT decides for itself",
+        "f32": "without TF32",
         "threads": torch.get_num_threads(),
     }
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu_clock import Timing, timed, used_mib
-from engines.build import build_engine
+from engines.build import build_engine, reason_of
 from engines.calibration import parity_batch
 from engines.checkpoint import load_checkpoint
 from engines.deploy import Deployed
@@ -64,9 +64,8 @@ class Loaded(NamedTuple):
 
 
 def told(error: Exception) -> str:
-    """An error's type and first line, for a row of the results."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:500]
+    """An error's type and reason, for a row of the results."""
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def load(model: str, kind: Kind, settings: Settings) -> Loaded:

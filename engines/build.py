@@ -1,6 +1,7 @@
 """checkpoint -> exported program -> engine, through the parity gate, into the cache."""
 
 import hashlib
+import re
 import shutil
 import tempfile
 import time
@@ -23,19 +24,21 @@ from engines.request import EngineRequest, backend_module
 from engines.runtime import load_built, why_unusable
 from engines.source import Source, shapes
 
+WRONG = re.compile(r"\berror: |cannot find -l|undefined reference")  # in what compilers and linkers tell
+
 
 def build_engine(
     request: EngineRequest, calibrate: Path | None = None, *, force: bool = True
 ) -> EngineManifest:
     """Build into a folder of its own beside the cache, prove it, then move it into place.
 
-    One builder at a time: whoever waited finds the other's engine in order and, without `force`, takes it. int8 is
-    calibrated on the pictures in `calibrate`, by default on those that the engine before it was calibrated on.
+    One builder at a time: whoever waited finds the other's engine in order and takes it, without `force` or
+    `calibrate`: pictures for int8, which by default is calibrated on those that the engine before it was calibrated on.
     Raises MienError when the checkpoint does not fit, the engine disagrees with the reference, or the cache
     cannot be written.
     """
     with lock.building(request.folder):
-        if not force and why_unusable(request) is None:
+        if not force and calibrate is None and why_unusable(request) is None:
             return EngineManifest.load(request.folder)
         _sweep(request.folder)
         with _new_folder(request) as folder:
@@ -167,11 +170,16 @@ def _new_folder(request: EngineRequest) -> Iterator[Path]:
             f"build with --max-batch {max(1, request.max_batch // 2)}"
         ) from None
     except RuntimeError as error:
-        first = str(error).strip().splitlines()
         raise MienError(
-            f"{request.words}: the build failed ({(first or [type(error).__name__])[0][:300]}); "
-            "use another backend, or report it"
+            f"{request.words}: the build failed ({reason_of(error)}); use another backend, or report it"
         ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """An error's first line and, where a compiler or a linker tells more below, the first that says what is wrong."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    wrong = next((line for line in lines[1:] if WRONG.search(line)), None)
+    return f"{lines[0][:200]}: {wrong[:300]}" if wrong else lines[0][:300]
 
 
 def _sweep(folder: Path) -> None:

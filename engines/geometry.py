@@ -44,7 +44,7 @@ def warp(image: Image, matrix: Floats, size: tuple[int, int]) -> Image:
     return crop.astype(np.uint8, copy=False)
 
 
-def halvings(shape: tuple[int, ...], scale: float) -> int:
+def halvings(shape: Sequence[int], scale: float) -> int:
     """How often a picture (height, width, ...) is halved before a bilinear map shrinks it by what is left.
 
     That is at most by half: a bilinear sample sees four pixels, and shrinking by more it would skip some. Halving
@@ -212,24 +212,43 @@ def points_to_heatmaps(points: Floats, size: int, sigma: float = 1.5, stride: in
     return (gy[..., :, None] * gx[..., None, :]).astype(np.float32)
 
 
-def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, float]:
-    """Shrink to fit (width, height), never enlarge, pad right and below with grey; and the scale used."""
-    width, height = size
-    scale = min(width / image.shape[1], height / image.shape[0], 1.0)
-    canvas = np.full((height, width, 3), GREY, np.uint8)
-    w, h = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    if scale < 1:
-        small = halved(image, halvings(image.shape, scale))
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Halve a picture so many times, then bring it to `size` (width, height): by these scales along x and y in all."""
+
+    times: int
+    size: tuple[int, int]
+    scales: tuple[float, float]
+
+
+def fit(shape: Sequence[int], size: tuple[int, int]) -> Fit:
+    """How a picture of (height, width, ...) is shrunk into (width, height), never enlarged.
+
+    Sides are whole pixels, and an odd row or column is left out by `halved`: each axis has a scale of its own.
+    """
+    scale = min(size[0] / shape[1], size[1] / shape[0], 1.0)
+    times = halvings(shape, scale)
+    w, h = (max(1, round(side * scale)) for side in (shape[1], shape[0]))
+    used_w, used_h = (side >> times << times for side in (shape[1], shape[0]))
+    return Fit(times, (w, h), (w / used_w, h / used_h))
+
+
+def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, tuple[float, float]]:
+    """Shrink to fit (width, height), never enlarge, pad right and below with grey; and the scales along x and y."""
+    fitted = fit(image.shape, size)
+    canvas = np.full((size[1], size[0], 3), GREY, np.uint8)
+    w, h = fitted.size
+    if (h, w) != image.shape[:2]:
+        small = halved(image, fitted.times)
         image = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     canvas[:h, :w] = image
-    return canvas, scale
+    return canvas, fitted.scales
 
 
 def fitting_size(size: tuple[int, int], shape: Sequence[int]) -> tuple[int, int]:
     """The least (width, height), in whole strides, where a picture of `shape` is as large as `letterbox` makes it."""
-    scale = min(size[0] / shape[1], size[1] / shape[0], 1.0)
     step = FINE_STRIDES[-1]
-    width, height = (-(-max(1, round(side * scale)) // step) * step for side in (shape[1], shape[0]))
+    width, height = (-(-side // step) * step for side in fit(shape, size).size)
     return width, height
 
 

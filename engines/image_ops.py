@@ -14,6 +14,7 @@ from engines.runtime import Engine, FaceEngines
 
 Picture = Any
 Batch = Any
+Scales = tuple[float, float]  # along x and y
 
 
 class ImageOps(Protocol):
@@ -26,7 +27,7 @@ class ImageOps(Protocol):
     def take(self, images: Sequence[Image]) -> list[Picture]:
         """Pictures where the engines run; on a GPU they are uploaded once, together."""
 
-    def letterbox(self, pictures: Sequence[Picture], size: tuple[int, int]) -> tuple[Batch, list[float]]:
+    def letterbox(self, pictures: Sequence[Picture], size: tuple[int, int]) -> tuple[Batch, list[Scales]]:
         """engines.geometry.letterbox of each, and the scales."""
 
     def warp(self, pictures: Sequence[Picture], matrices: Sequence[Floats], size: tuple[int, int]) -> Batch:
@@ -51,11 +52,11 @@ class HostOps:
     def take(self, images: Sequence[Image]) -> list[Picture]:
         return list(images)
 
-    def letterbox(self, pictures: Sequence[Picture], size: tuple[int, int]) -> tuple[Batch, list[float]]:
+    def letterbox(self, pictures: Sequence[Picture], size: tuple[int, int]) -> tuple[Batch, list[Scales]]:
         canvases = [letterbox(picture, size) for picture in pictures]
         if len(canvases) == 1:  # without another copy
             return canvases[0][0][None], [canvases[0][1]]
-        return np.stack([canvas for canvas, _ in canvases]), [scale for _, scale in canvases]
+        return np.stack([canvas for canvas, _ in canvases]), [scales for _, scales in canvases]
 
     def warp(self, pictures: Sequence[Picture], matrices: Sequence[Floats], size: tuple[int, int]) -> Batch:
         return np.stack([warp(picture, m, size) for picture, m in zip(pictures, matrices, strict=True)])

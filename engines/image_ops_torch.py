@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines.geometry import GREY, Floats, Image, halvings, shrink_plan
+from engines.geometry import GREY, Floats, Image, fit, shrink_plan
+from engines.image_ops import Scales
 from engines.runtime import Engine
 
 
@@ -33,21 +34,18 @@ class TorchOps:
         return [torch.from_numpy(np.ascontiguousarray(image)) for image in images]
 
     @torch.inference_mode()
-    def letterbox(self, pictures: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, list[float]]:
+    def letterbox(self, pictures: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, list[Scales]]:
         width, height = size
         canvas = torch.full((len(pictures), height, width, 3), GREY, dtype=torch.uint8, device=self.device)
-        scales = [0.0] * len(pictures)
         for shape in dict.fromkeys(picture.shape for picture in pictures):  # pictures of one size together
             rows = [i for i, picture in enumerate(pictures) if picture.shape == shape]
             alike = torch.stack([pictures[i] for i in rows])
-            scale = min(width / shape[1], height / shape[0], 1.0)
-            w, h = max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-            small = resized(halved(alike, halvings(shape, scale)), (w, h)) if scale < 1 else alike
+            fitted = fit(shape, size)
+            w, h = fitted.size
+            small = resized(halved(alike, fitted.times), (w, h)) if (h, w) != shape[:2] else alike
             for i, picture in zip(rows, small, strict=True):
                 canvas[i, :h, :w] = picture
-            for i in rows:
-                scales[i] = scale
-        return canvas, scales
+        return canvas, [fit(picture.shape, size).scales for picture in pictures]
 
     @torch.inference_mode()
     def warp(self, pictures: Sequence[Tensor], matrices: Sequence[Floats], size: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ def largest_face(detector: Engine, landmarks: Engine, image: Image) -> Floats | 
         return None
     sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
     points, confidence = find_landmarks(landmarks, [large], boxes[sides.argmax()][None])
-    return points[0] / scale if confidence[0] >= SURE else None
+    return (points[0] + 0.5) / scale - 0.5 if confidence[0] >= SURE else None
 
 
 def face_crop(image: Image, points: Floats | None) -> Image:

@@ -1,6 +1,8 @@
 """What the machine can run, found out without torch: NVIDIA GPUs and their driver, the CPU, what is installed."""
 
 import ctypes
+import functools
+import hashlib
 import importlib.util
 import os
 import platform
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # of a CPU that has instructions for bf16
+OLDEST_GPU = {12: (5, 0), 13: (7, 5)}  # by CUDA's major version: the least compute capability it compiles for
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
 
 
@@ -22,6 +25,12 @@ class Gpu:
     name: str
     capability: str  # such as 9.0
     memory_bytes: int
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The capability as numbers."""
+        major, minor = self.capability.split(".")
+        return int(major), int(minor)
 
     def __str__(self) -> str:
         return f"{self.name} (sm_{self.capability.replace('.', '')})"
@@ -69,12 +78,31 @@ def _driver() -> ctypes.CDLL | None:
 
 def torch_cuda() -> tuple[int, int] | None:
     """The CUDA version that the installed torch is built for, read from its files; None for a CPU build."""
-    found = importlib.util.find_spec("torch")
-    if found is None or not found.submodule_search_locations:
+    folder = _torch_folder()
+    if folder is None:
         return None
-    text = (Path(found.submodule_search_locations[0]) / "version.py").read_text(encoding="utf-8")
+    text = (folder / "version.py").read_text(encoding="utf-8")
     match = re.search(r"^cuda\b[^=]*= *'(\d+)\.(\d+)", text, re.MULTILINE)
     return (int(match[1]), int(match[2])) if match else None
+
+
+@functools.cache
+def least_capability() -> tuple[int, int]:
+    """Of the oldest GPU that the installed torch has kernels for, such as (7, 5).
+
+    Read from its files, where torch.cuda.get_arch_list() has it from; else the oldest that its CUDA knows.
+    """
+    folder, cuda = _torch_folder(), torch_cuda()
+    library = folder / "lib" / "libtorch_python.so" if folder else None
+    content = library.read_bytes() if library and library.is_file() else b""
+    if match := re.search(rb"\0((?:(?:sm|compute)_\d+[af]? ?)+)\0", content):
+        return min(divmod(int(number), 10) for number in re.findall(rb"\d+", match[1]))
+    return OLDEST_GPU.get(cuda[0] if cuda else 0, (0, 0))
+
+
+def _torch_folder() -> Path | None:
+    found = importlib.util.find_spec("torch")
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
 
 
 def torch_versions() -> dict[str, str]:
@@ -97,8 +125,15 @@ def why_no_gpu() -> str | None:
             f"the NVIDIA driver is too old: it serves CUDA {driver[0]}.{driver[1]}, torch is built for "
             f"{torch[0]}.{torch[1]}; update the driver, or install a torch for CUDA {driver[0]}"
         )
-    if not gpus():
+    found = gpus()
+    if not found:
         return "the NVIDIA driver shows no GPU to this process; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+    major, minor = least_capability()
+    if found[0].version < (major, minor):
+        return (
+            f"{found[0]} is older than what the installed torch has kernels for (sm_{major}{minor} and newer); "
+            "install a torch that is built for it, or use backend: openvino"
+        )
     return None
 
 
@@ -110,6 +145,11 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
     return frozenset(line.partition(":")[2].split())
+
+
+def cpu_flags_sha256() -> str:
+    """The beginning of a checksum over all of them, for code that is compiled for just this CPU."""
+    return hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()[:12]
 
 
 def version(package: str) -> str | None:

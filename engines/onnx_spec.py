@@ -10,7 +10,8 @@ given, in units of 0..255. `input_size` [width, height] null: the file leaves it
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class OnnxSpec:
             raise MienError(f"{self.path}: mean and std are one number or three, std above 0")
         if self.batch is not None and self.batch < 1:
             raise MienError(f"{self.path}: batch {self.batch} is below 1")
+        self._check_threshold()
         size = self.input_size
         if size and (
             len(size) != 2 or min(size) < 1 or (self.task == "detector" and any(v % 32 for v in size))
@@ -68,6 +70,15 @@ class OnnxSpec:
             raise MienError(f"{self.path}: an embedder is fed aligned faces of {FACE_SIZE}x{FACE_SIZE} px")
         if not self.onnx.is_file():
             raise MienError(f"{self.path}: names {self.onnx}, which is not there")
+
+    def _check_threshold(self) -> None:
+        """A detector's is of scores, an embedder's of similarities."""
+        if self.threshold is None:
+            return
+        if self.task == "detector" and not 0 < self.threshold < 1:
+            raise MienError(f"{self.path}: threshold {self.threshold} of a detector is not between 0 and 1")
+        if self.task == "embedder" and not -1 <= self.threshold <= 1:
+            raise MienError(f"{self.path}: threshold {self.threshold} of an embedder is not within -1 to 1")
 
     @classmethod
     def load(cls, path: Path) -> "OnnxSpec":
@@ -101,12 +112,12 @@ class OnnxSpec:
         )
 
     def sha256(self) -> str:
-        """Of the file, and of those beside it in which it says that weights lie."""
+        """Of the file, and of those beside it or in folders there in which it says that weights lie."""
         content = self.onnx.read_bytes()
         digest = hashlib.sha256(content)
         if b"location" in content:  # the key of ONNX's external data
-            for path in sorted(self.onnx.parent.iterdir()):
-                if path != self.onnx and path.is_file() and path.name.encode() in content:
+            for path in sorted(_named(content, self.onnx.parent)):
+                if path != self.onnx:
                     digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -163,16 +174,36 @@ class OnnxSpec:
                 )
 
 
+def _named(content: bytes, folder: Path) -> Iterator[Path]:
+    """The files in `folder`, and in folders within it, whose places from there stand in `content`."""
+
+    def stands(path: Path, end: str = "") -> bool:
+        return f"{path.relative_to(folder).as_posix()}{end}".encode() in content
+
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if stands(Path(place, name), "/")]
+        yield from (path for name in names if stands(path := Path(place, name)) and path.is_file())
+
+
 def _typed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     typed = dict(raw, onnx=folder / str(raw["onnx"]))
     for key in ("mean", "std"):
         if key in raw:
             values = raw[key] if isinstance(raw[key], list) else [raw[key]]
-            typed[key] = tuple(float(value) for value in values)
+            typed[key] = tuple(_number(key, value) for value in values)
+    if raw.get("threshold") is not None:
+        typed["threshold"] = _number("threshold", raw["threshold"])
     for key in ("input_size", "outputs"):
         if raw.get(key) is not None:
             typed[key] = (raw[key],) if isinstance(raw[key], str) else tuple(raw[key])
     return {key: value for key, value in typed.items() if value is not None}
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} {value!r} is not a number") from None
 
 
 def _yunet(values: list[Floats], size: tuple[int, int]) -> dict[str, Floats]:

@@ -162,8 +162,15 @@ def _backend_and_device(backend: str, device: str, onnx: Path | None) -> tuple[s
     if device not in ("auto", *DEVICES):
         raise UsageError(f"device {device!r} is not one of auto, {', '.join(DEVICES)}")
     if backend == "auto":
-        backend, device = best_backend(device)
-        return ("openvino", "cpu") if onnx and backend not in ("openvino", "tensorrt") else (backend, device)
+        backend, found = best_backend(device)
+        if onnx and backend not in ("openvino", "tensorrt"):
+            if device == "cuda":
+                raise MienError(
+                    f"{onnx}: device: cuda is asked for, and there an ONNX model needs TensorRT, but "
+                    f"{backend_module('tensorrt').why_not('cuda', 'f32')}"
+                )
+            return "openvino", "cpu"
+        return backend, found
     if backend not in BACKENDS:
         raise UsageError(f"backend {backend!r} is not one of auto, {', '.join(BACKENDS)}")
     if onnx and backend not in ("openvino", "tensorrt"):

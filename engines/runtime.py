@@ -105,8 +105,8 @@ def _wanted(request: EngineRequest) -> Wanted:
         weights_sha256, spec = OnnxSpec.load(request.checkpoint).sha256(), request.checkpoint
     else:
         weights, spec = request.checkpoint / "weights.safetensors", request.checkpoint / "spec.json"
-        if not weights.is_file():
-            raise MienError(f"{weights}: missing; copy the whole checkpoint folder again")
+        if missing := next((file for file in (weights, spec) if not file.is_file()), None):
+            raise MienError(f"{missing}: missing; copy the whole checkpoint folder again")
         weights_sha256 = manifest.sha256(weights)
     gpus = machine.gpus() if request.device == "cuda" else ()
     return Wanted(

@@ -21,7 +21,7 @@ from engines.geometry import (
     nms,
     transform_points,
 )
-from engines.image_ops import HOST, Batch, ImageOps
+from engines.image_ops import HOST, Batch, ImageOps, Scales
 from engines.runtime import Engine
 
 Images = NDArray[np.uint8]
@@ -64,22 +64,23 @@ def detect(
         part = images[i : i + step]
         canvases, scales = ops.letterbox(part, engine.input_size)
         outputs = ops.run(engine, canvases)
-        for image, scale, scores, sides in zip(
+        for image, scale_xy, scores, sides in zip(
             part, scales, outputs["scores"], outputs["sides"], strict=True
         ):
-            found.append(_decode(scores, sides, engine.input_size, threshold, scale, image))
+            found.append(_decode(scores, sides, engine.input_size, threshold, scale_xy, image))
     return found
 
 
 def _decode(
-    scores: Floats, sides: Floats, size: tuple[int, int], threshold: float, scale: float, image: Image
+    scores: Floats, sides: Floats, size: tuple[int, int], threshold: float, scale_xy: Scales, image: Image
 ) -> Detections:
     chosen = np.flatnonzero(scores >= threshold)
     centres, strides, coarse = detector_locations(size)
     reach = sides[chosen] * strides[chosen, None]
     large = (reach[:, :2] + reach[:, 2:]).max(1, initial=0) >= COARSE_FROM
     chosen, reach = (each[large | ~coarse[chosen]] for each in (chosen, reach))
-    corners = np.concatenate((centres[chosen] - reach[:, :2], centres[chosen] + reach[:, 2:]), 1) / scale
+    corners = np.concatenate((centres[chosen] - reach[:, :2], centres[chosen] + reach[:, 2:]), 1)
+    corners /= np.array(scale_xy * 2, np.float32)
     height, width = image.shape[:2]
     boxes: Floats = np.clip(corners, 0, np.array([width, height, width, height])).astype(np.float32)
     keep = nms(boxes, scores[chosen])

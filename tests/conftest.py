@@ -1,5 +1,6 @@
 """What every test leaves as it was."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import structlog
 from engines.spec import ModelSpec
 from tests.expression_sets import write_expression
 from tests.face_sets import write_all
+from tests.gpu_driver import write_driver
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,17 @@ def expression_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the four expression sets, tiny. Read only."""
     folder = tmp_path_factory.mktemp("expression_sets")
     write_expression(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the libcuda.so.1 of tests.gpu_driver."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is needed to make a driver")
+    folder = tmp_path_factory.mktemp("driver")
+    write_driver(folder, compiler)
     return folder
 
 

@@ -141,7 +141,15 @@ def test_a_file_whose_shapes_do_not_fit_its_spec_is_refused_in_words(tmp_path, c
         ({"std": 0}, "std above 0"),
         ({"input_size": [100, 100]}, "multiples of 32"),
         ({"onnx": "nothing.onnx"}, "which is not there"),
-        ({"mean": "grey"}, "could not convert"),
+        ({"mean": "grey"}, "mean 'grey' is not a number"),
+        ({"threshold": "high"}, "threshold 'high' is not a number"),
+        ({"threshold": [0.5]}, r"threshold \[0.5\] is not a number"),
+        ({"threshold": 40}, "threshold 40.0 of a detector is not between 0 and 1"),
+        ({"threshold": float("nan")}, "threshold nan of a detector"),
+        (
+            {"task": "embedder", "decoding": "embedding", "threshold": -1.5},
+            "threshold -1.5 of an embedder is not within -1 to 1",
+        ),
     ],
 )
 def test_a_spec_that_is_wrong_says_where(tmp_path, changes, words):
@@ -232,6 +240,22 @@ def test_weights_beside_a_file_are_a_part_of_it(tmp_path):
 
     assert load_engine("embedder", **options).spec.weights_sha256 != before
     assert "the weights have changed" in told[1]
+
+
+def test_weights_in_a_folder_beside_a_file_are_a_part_of_it_and_what_it_does_not_name_is_not(tmp_path):
+    for place in ("data/w.bin", "data/deep/v.bin", "data/unnamed.bin", "other/w.bin", "w.bin"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"before")
+    (tmp_path / "some.onnx").write_bytes(b"location data/w.bin location data/deep/v.bin")
+    spec = OnnxSpec.load(write(tmp_path, COLOURS, onnx="some.onnx"))
+
+    def changes(place):
+        before = spec.sha256()
+        (tmp_path / place).write_bytes(b"after")
+        return before != spec.sha256()
+
+    assert [True, True] == [changes(place) for place in ("data/w.bin", "data/deep/v.bin")]
+    assert [False, False] == [changes(place) for place in ("data/unnamed.bin", "other/w.bin")]
 
 
 def test_which_of_several_outputs_is_the_embedding_has_to_be_said(tmp_path):

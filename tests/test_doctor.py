@@ -9,7 +9,9 @@ from daemon.config import Config
 from daemon.doctor import Finding, examine
 from daemon.keys import new_keys
 from daemon.publisher import Publisher
+from engines import machine
 from tests.clips import grey_levels, write_clip
+from tests.processes import child
 
 SIZES = {"door": (640, 384), "yard": (1280, 736)}
 
@@ -70,6 +72,22 @@ def test_an_endpoint_in_use_is_noted():
     assert found.verdict == "note"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "verdict", "words"),
+    [
+        ("tcp://[::1]:*", "ok", "is free"),
+        ("tcp://127.0.0.1:port", "wrong", "cannot be bound"),
+        ("tcp://192.0.2.1:5600", "wrong", "this machine has no such address"),
+    ],
+)
+def test_an_endpoint_is_tried_as_the_daemon_will_bind_it(endpoint, verdict, words):
+    publish = {"endpoint": endpoint, "allow_plaintext_beyond_loopback": True}
+
+    found = doctor.endpoint(Config.model_validate({"publish": publish}))
+
+    assert (verdict, True) == (found.verdict, words in found.found)
+
+
 def test_an_endpoint_open_to_the_network_is_wrong():
     found = doctor.endpoint(Config.model_validate({"publish": {"endpoint": "tcp://0.0.0.0:5600"}}))
 
@@ -99,6 +117,15 @@ def test_a_metrics_port_in_use_is_noted_and_a_foreign_address_is_wrong():
     assert ["note", "ok", "wrong", "ok"] == [each.verdict for each in (taken, free, foreign, off)]
 
 
+def test_metrics_may_be_served_on_ipv6():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        taken = doctor.metrics(Config.model_validate({"metrics": {"host": "::1", "port": port}}))
+    free = doctor.metrics(Config.model_validate({"metrics": {"host": "::1", "port": port}}))
+
+    assert ["note", "ok"] == [taken.verdict, free.verdict]
+
+
 def test_a_gallery_others_can_read_is_noted(tmp_path):
     path = tmp_path / "gallery.sqlite"
     path.touch()
@@ -122,6 +149,21 @@ def test_gpus_are_named_by_the_drivers_tool(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
     assert next(doctor.gpu()).found == "NVIDIA Test, 600.1, 8192 MiB, 9.0"
+
+
+@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
+def test_a_gpu_is_named_and_judged_where_the_drivers_tool_is_not_installed(driver):
+    result = child(
+        "from daemon import doctor; print(*doctor.gpu(), sep='\\n')",
+        PATH="",
+        LD_LIBRARY_PATH=driver,
+        FAKE_CUDA=11040,
+        FAKE_GPUS=1,
+    )
+
+    found, judged = result.stdout.splitlines()[:2]
+    assert "found='Fake GPU (sm_90), 8192 MiB'" in found
+    assert "torch cannot use the GPU" in judged and "driver is too old" in judged
 
 
 def test_a_gpu_driver_that_fails_is_noted(tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 """`mien engines build, list, verify, clean`, as a user types them; one real engine."""
 
+import json
 import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from daemon.cli import app
+from engines.build import build_engine
 from engines.errors import UsageError
+from engines.runtime import WEIGHTS, resolve
 
 NAME = "landmarks-128x128-openvino-cpu-f32"
 
@@ -55,6 +58,50 @@ def test_the_list_is_whole_in_a_pipe_and_tells_what_is_wrong(cache):
     for words in ("landmarks", "openvino", "cpu", "f32", "model.blob is missing or damaged"):
         assert words in row
     assert "…" not in said
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "spec.json"])
+def test_the_list_tells_which_part_of_a_model_of_one_s_own_is_missing(cache, tmp_path, file):
+    own = shutil.copytree(WEIGHTS / "landmarks", tmp_path / "own" / "landmarks")
+    request = resolve("landmarks", "openvino", cache=cache, precision="f32", own=own)
+    engine = (cache / NAME).rename(request.folder)
+    told = json.loads((engine / "manifest.json").read_text())
+    (engine / "manifest.json").write_text(json.dumps(told | {"source": str(own)}))
+    (own / file).unlink()
+
+    code, said = mien("list", "--cache", cache)
+
+    assert code == 0 and f"landmarks/{file}:missing;copythewhole" in "".join(said.replace("│", "").split())
+
+
+def test_pictures_to_calibrate_on_are_for_int8_alone(cache, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        "daemon.commands.engines._built",
+        lambda request, calibrate, _: built.append((request.model, calibrate)),
+    )
+
+    said = mien("build", "--precision", "mixed", "--cache", cache, "--calibrate", tmp_path)[1]
+
+    assert [("detector", None), ("embedder", tmp_path), ("attributes", tmp_path)] == built
+    assert "landmarks 128x128 for openvino f32: in order" in said
+    with pytest.raises(UsageError, match="--calibrate: none of these engines is int8"):
+        mien("build", "landmarks", "--precision", "f32", "--cache", cache, "--calibrate", tmp_path)
+
+
+def test_pictures_to_calibrate_on_count_though_another_has_built_the_engine_meanwhile(
+    cache, tmp_path, monkeypatch
+):
+    calibrated = []
+    monkeypatch.setattr(
+        "engines.build._build", lambda request, folder, calibrate: calibrated.append(calibrate)
+    )
+    request = resolve("landmarks", "openvino", cache=cache, precision="f32")
+
+    build_engine(request, force=False)
+    assert [] == calibrated
+    build_engine(request, tmp_path, force=False)
+    assert [tmp_path] == calibrated
 
 
 def test_verify_proves_each_engine_again_and_fails_for_one_that_is_another(cache):

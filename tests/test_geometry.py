@@ -123,10 +123,10 @@ def test_pictures_too_small_or_odd_to_be_halved_so_often_are_warped_all_the_same
 
 @pytest.mark.parametrize("shape", [(1, 5000, 3), (3, 9000, 3), (7001, 2, 3)])
 def test_a_strip_of_a_picture_is_letterboxed(shape):
-    canvas, scale = g.letterbox(np.full(shape, 9, np.uint8), (640, 384))
+    canvas, scales = g.letterbox(np.full(shape, 9, np.uint8), (640, 384))
 
-    height, width = (max(1, round(side * scale)) for side in shape[:2])
-    assert scale < 0.2 and (canvas[:height, :width] == 9).all() and (canvas[height:] == 114).all()
+    height, width = (max(1, round(side * min(scales))) for side in shape[:2])
+    assert min(scales) < 0.2 and (canvas[:height, :width] == 9).all() and (canvas[height:] == 114).all()
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.3, 1.7])
@@ -168,10 +168,10 @@ def test_a_point_glides_between_two_peaks_that_are_about_as_high():
 
 
 def test_letterbox_shrinks_to_fit_and_never_enlarges():
-    large, scale = g.letterbox(np.full((720, 1280, 3), 9, np.uint8), (640, 384))
-    small, one = g.letterbox(np.full((100, 100, 3), 9, np.uint8), (640, 384))
+    large, halves = g.letterbox(np.full((720, 1280, 3), 9, np.uint8), (640, 384))
+    small, ones = g.letterbox(np.full((100, 100, 3), 9, np.uint8), (640, 384))
 
-    assert (0.5, 1.0) == (scale, one)
+    assert ((0.5, 0.5), (1.0, 1.0)) == (halves, ones)
     assert (large[:360] == 9).all() and (large[360:] == 114).all()
     assert (small[:100, :100] == 9).all() and (small[100:] == 114).all()
 

@@ -1,7 +1,5 @@
 """A GPU that is asked for: absent, with a driver that will not do, or with too little memory."""
 
-import shutil
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -44,32 +42,6 @@ def test_both_torch_tensorrts_at_once_are_an_error_in_words(tmp_path):
     assert "torch-tensorrt and torch-tensorrt-rtx are both installed" in result.stdout
 
 
-FAKE_DRIVER = r"""
-#include <string.h>
-#include <stdlib.h>
-int cuInit(unsigned f) { return 0; }
-int cuDriverGetVersion(int *v) { *v = atoi(getenv("FAKE_CUDA")); return 0; }
-int cuDeviceGetCount(int *n) { *n = atoi(getenv("FAKE_GPUS")); return 0; }
-int cuDeviceGet(int *d, int n) { *d = n; return 0; }
-int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Fake GPU", n); return 0; }
-int cuDeviceTotalMem_v2(size_t *b, int d) { *b = (size_t)1 << 33; return 0; }
-int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 9 : 0; return 0; }
-"""
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """A folder with a libcuda.so.1 that says what the environment tells it to."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is needed to make a driver")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "fake.c").write_text(FAKE_DRIVER)
-    target = folder / "libcuda.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, folder / "fake.c"], check=True)
-    return folder
-
-
 @pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
 @pytest.mark.parametrize(
     ("cuda", "count", "said"),
@@ -102,6 +74,61 @@ def test_auto_takes_what_the_gpu_machine_has(driver):
 
     gpu = "tensorrt" if tensorrt.why_not_installed() is None else "aot_inductor"
     assert f"{gpu} cuda openvino cpu" == result.stdout.strip(), result.stderr
+
+
+@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
+@pytest.mark.skipif(tensorrt.why_not_installed() is None, reason="Torch-TensorRT is installed")
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ("cuda", "mine.json: device: cuda is asked for, and there an ONNX model needs TensorRT"),
+        ("auto", "cpu"),
+    ],
+)
+def test_an_onnx_model_asked_onto_a_gpu_is_never_put_on_the_cpu(driver, tmp_path, device, told):
+    (tmp_path / "some.onnx").touch()
+    (tmp_path / "mine.json").write_text('{"onnx": "some.onnx", "task": "embedder", "decoding": "embedding"}')
+
+    result = child(
+        "from pathlib import Path; from engines.request import resolve; from engines.errors import MienError\n"
+        f"try: print(resolve('embedder', device={device!r}, own=Path({str(tmp_path / 'mine.json')!r})).device)\n"
+        "except MienError as error: print(error)",
+        LD_LIBRARY_PATH=driver,
+        FAKE_CUDA=99000,
+        FAKE_GPUS=1,
+    )
+
+    assert told in result.stdout and ("pip install 'mien[gpu]'" in result.stdout) == (device == "cuda")
+
+
+@pytest.mark.skipif(machine.torch_cuda() is None, reason="the installed torch is built without CUDA")
+@pytest.mark.parametrize("newer", [-1, 0])
+def test_a_gpu_that_torch_has_no_kernels_for_is_not_taken(driver, newer):
+    least = min(int(arch.partition("_")[2]) for arch in torch.cuda.get_arch_list())
+
+    result = child(
+        "from engines import machine; from engines.request import best_backend\n"
+        "print(best_backend()[1], machine.why_no_gpu())",
+        LD_LIBRARY_PATH=driver,
+        FAKE_CUDA=99000,
+        FAKE_GPUS=1,
+        FAKE_CAPABILITY=least + newer,
+    )
+
+    told = f"cpu Fake GPU (sm_{least - 1}) is older than what the installed torch has kernels for (sm_{least}"
+    assert result.stdout.startswith("cuda None" if newer == 0 else told), result.stderr
+
+
+def test_where_torch_does_not_tell_which_gpus_it_has_kernels_for_its_cuda_does(tmp_path, monkeypatch):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libtorch_python.so").write_bytes(b"\0sm_90 sm_100\0")
+    (tmp_path / "version.py").write_text("cuda: Optional[str] = '12.6'\n")
+    monkeypatch.setattr(machine, "_torch_folder", lambda: tmp_path)
+    uncached = machine.least_capability.__wrapped__
+    assert (9, 0) == uncached()
+
+    (tmp_path / "lib" / "libtorch_python.so").unlink()
+    assert (5, 0) == uncached()
 
 
 class SmallGpu:

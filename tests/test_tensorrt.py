@@ -8,14 +8,18 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from engines.backends import tensorrt
+from engines.backends import tensorrt, tensorrt_onnx
 from engines.backends.tensorrt_onnx import TORCH_TYPES
+from engines.onnx_spec import OnnxSpec
+from engines.request import EngineRequest
 from engines.runtime import MODELS, load_engine
+from tests.processes import child
 
 ROOT = Path(__file__).parents[1]
 TEACHERS = ROOT.parent / "shared" / "teachers"
@@ -115,6 +119,59 @@ def test_tensorrt_refuses_in_words_what_is_no_onnx_model(reports):
     (refused,) = [each["refused"] for each in reports if each.get("onnx") == NO_MODEL]
 
     assert "some.onnx: TensorRT's ONNX parser does not take it: " in refused
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("f32", True), ("f16", False)])
+def test_float32_is_not_computed_as_tf32(monkeypatch, precision, exact):
+    monkeypatch.setattr(tensorrt, "input_shapes", lambda source: None)
+    source = SimpleNamespace(request=SimpleNamespace(precision=precision))
+
+    assert exact == tensorrt.options(source)["disable_tf32"]
+
+
+def test_nor_is_a_user_s_model(monkeypatch, tmp_path):
+    flags = {"TF32"}
+    tensor = SimpleNamespace(name="image", shape=(-1, 3, 112, 112), dtype=SimpleNamespace(name="FLOAT"))
+    network = SimpleNamespace(num_inputs=1, num_outputs=1, get_input=lambda _: tensor)
+    network.get_output = lambda _: SimpleNamespace(name="embedding")
+    config = SimpleNamespace(clear_flag=flags.remove, add_optimization_profile=lambda _: None)
+    builder = SimpleNamespace(
+        create_network=lambda _: network,
+        create_builder_config=lambda: config,
+        create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *_: None),
+        build_serialized_network=lambda *_: b"a plan",
+    )
+    library = SimpleNamespace(
+        Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, _: None}),
+        Builder=lambda _: builder,
+        BuilderFlag=SimpleNamespace(TF32="TF32"),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
+        OnnxParser=lambda *_: SimpleNamespace(parse_from_file=lambda _: True),
+    )
+    monkeypatch.setattr(tensorrt_onnx, "library", lambda: library)
+    (tmp_path / "some.onnx").touch()
+    (tmp_path / "mine.json").write_text('{"onnx": "some.onnx", "task": "embedder", "decoding": "embedding"}')
+    spec = OnnxSpec.load(tmp_path / "mine.json")
+    request = EngineRequest("embedder", "tensorrt", "cuda", "f32", (112, 112), 8, spec.path, tmp_path)
+
+    assert b"a plan" == tensorrt_onnx.plan(spec, request)
+    assert not flags
+
+
+def test_tensorrt_rtx_is_found_without_its_meta_package(tmp_path):
+    (tmp_path / "tensorrt_rtx").mkdir()
+    (tmp_path / "tensorrt_rtx" / "__init__.py").touch()
+    info = tmp_path / "tensorrt_rtx_cu13-1.6.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt_rtx_cu13\nVersion: 1.6.1\n")
+
+    result = child(
+        "from engines.backends import tensorrt, tensorrt_onnx\n"
+        "print(tensorrt_onnx.library().__name__, tensorrt.versions('cuda')['tensorrt-rtx-cu13'])",
+        PYTHONPATH=tmp_path,
+    )
+
+    assert "tensorrt_rtx 1.6.1" == result.stdout.strip(), result.stderr
 
 
 @pytest.mark.skipif(

@@ -88,15 +88,19 @@ def _bring_up_to_date(requests: list[EngineRequest], calibrate: Path | None, for
     from rich.console import Console
 
     from daemon.build_bar import building
+    from engines.errors import UsageError
     from engines.runtime import why_unusable
 
+    if calibrate and not any(request.precision == "int8" for request in requests):
+        raise UsageError("--calibrate: none of these engines is int8; say --precision int8 or mixed, too")
     done = []
     with building(Console(stderr=True)) as tell:
         for request in requests:
+            pictures = calibrate if request.precision == "int8" else None
             reason = why_unusable(request) if request.needs_build else None
-            if reason or (request.needs_build and (force or calibrate)):
+            if reason or (request.needs_build and (force or pictures)):
                 tell(f"building {request.words}: {reason or 'asked for'}")
-                done.append(_built(request, calibrate, reason is None))
+                done.append(_built(request, pictures, reason is None))
             else:
                 done.append(f"{request.words}: {'in order' if request.needs_build else 'needs no build'}")
     for line in done:
@@ -162,11 +166,12 @@ def _row(request: EngineRequest) -> tuple[str, ...]:
         request.device,
         request.precision,
     )
+    reason = None
     try:
         reason = why_unusable(request)
         found = EngineManifest.load(request.folder)
-    except MienError:
-        return (*named, "?", "?", "its manifest is damaged")
+    except MienError as error:
+        return (*named, "?", "?", reason or str(error))
     built = f"{found.built_at[:10]}, {found.build_seconds:.0f} s"
     return (*named, f"{max(found.parity.values()):.1e}", built, reason or "in order")
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +28,24 @@ def why_not(device: str, precision: str) -> str | None:
 
 
 def versions(device: str) -> dict[str, str]:
-    return machine.torch_versions()
+    """On a CPU with its flags, all of which the compiler may use."""
+    flags = {"cpu_flags": machine.cpu_flags_sha256()} if device == "cpu" else {}
+    return machine.torch_versions() | flags
 
 
 def save(source: "Source", folder: Path) -> None:
-    """Compile. Raises MienError without a C++ compiler, which is needed here and not to load."""
+    """Compile. Raises MienError without a C++ compiler, or CUDA's headers for a GPU; to load, neither is needed."""
     import torch
 
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    from engines.backends.aot_inductor_cuda import cuda_for_the_compiler
+
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
         raise MienError("AOTInductor builds with a C++ compiler, and g++ is not here: apt install g++")
+    on_cpu = source.request.device == "cpu"
     # Weights become constants that are laid out once, at the build.
-    options = {"freezing": source.request.device == "cpu"}
-    with torch.no_grad():
+    options = {"freezing": on_cpu}
+    with torch.no_grad(), nullcontext() if on_cpu else cuda_for_the_compiler(compiler):
         torch._inductor.aoti_compile_and_package(
             source.program, package_path=str(folder / MODEL_FILE), inductor_configs=options
         )

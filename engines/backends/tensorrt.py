@@ -1,6 +1,6 @@
 """Torch-TensorRT on an NVIDIA GPU, over TensorRT or TensorRT-RTX: both come as the module torch_tensorrt.
 
-Precision is strongly typed: the network is cast, TensorRT keeps to it.
+Precision is strongly typed: the network is cast, TensorRT keeps to it, and float32 is not computed as TF32.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def why_not_installed() -> str | None:
 
 
 def versions(device: str) -> dict[str, str]:
-    names = (*PACKAGES, "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt_rtx")
+    names = (*PACKAGES, "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt_rtx", "tensorrt-rtx-cu13")
     return machine.torch_versions() | {name: found for name in names if (found := machine.version(name))}
 
 
@@ -59,6 +59,7 @@ def options(source: "Source") -> dict[str, Any]:
     return {
         "arg_inputs": [input_shapes(source)],
         "use_explicit_typing": True,
+        "disable_tf32": source.request.precision == "f32",
         "require_full_compilation": True,
         "min_block_size": 1,
         "immutable_weights": True,

@@ -1,13 +1,12 @@
 """A user's ONNX model through TensorRT's own parser, and a plain runner of the engine that comes out."""
 
-import importlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import machine
 from engines.errors import MienError
 from engines.onnx_spec import Floats, OnnxSpec
 from engines.request import EngineRequest
@@ -34,7 +33,7 @@ FED = ("FLOAT", "HALF", "BF16")
 
 def library() -> Any:
     """The module tensorrt, or tensorrt_rtx, which offers the same."""
-    return importlib.import_module("tensorrt_rtx" if machine.version("tensorrt_rtx") else "tensorrt")
+    return importlib.import_module("tensorrt_rtx" if importlib.util.find_spec("tensorrt_rtx") else "tensorrt")
 
 
 def save(source: "Source", folder: Path) -> None:
@@ -59,6 +58,7 @@ def plan(spec: OnnxSpec, request: EngineRequest) -> bytes:
             f"{spec.onnx}: its input is {TORCH_TYPES.get(given, given)}; a picture is fed as floats"
         )
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # what is float32 in the file is computed in it
     config.add_optimization_profile(_profile(builder, network.get_input(0), spec, request))
     _keep_outputs(network, spec)
     built = builder.build_serialized_network(network, config)
