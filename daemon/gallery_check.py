@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Protocol
@@ -35,19 +36,32 @@ def findings(gallery: Looks, settings: IdentityConfig, embedder: Path | None = N
         gallery.check_whole()
     threshold = threshold_of(settings, spec_of("embedder", embedder))
     people = [person.name for person in gallery.people()]
-    by_model: dict[str, dict[str, list[EnrolledLook]]] = {}
+    comparable: dict[tuple[str, int], dict[str, list[EnrolledLook]]] = {}
     for name in people:
         for look in gallery.looks(name):
-            by_model.setdefault(look.model, {}).setdefault(name, []).append(look)
+            kind = look.model, look.embedding.size
+            comparable.setdefault(kind, {}).setdefault(name, []).append(look)
     found: list[str] = []
-    for looks_of in by_model.values():
+    for looks_of in comparable.values():
         found += [line for name, looks in looks_of.items() for line in _strangers(name, looks, threshold)]
         found += _too_alike(looks_of, threshold)
-    if len(by_model) > 1:
+    num_lengths = Counter(model for model, _ in comparable)
+    if len(num_lengths) > 1:
         found.append(
-            f"looks of {len(by_model)} embedders ({', '.join(by_model)}): enrol all with the one in use"
+            f"looks of {len(num_lengths)} embedders ({', '.join(num_lengths)}): enrol all with the one in use"
         )
+    found += [
+        f"embeddings of {num} lengths by {model}: {_by_length(comparable, model)}; remove those of another than its own"
+        for model, num in num_lengths.items()
+        if num > 1
+    ]
     return found
+
+
+def _by_length(comparable: Mapping[tuple[str, int], Collection[str]], model: str) -> str:
+    return ", ".join(
+        f"{size} numbers ({', '.join(names)})" for (of, size), names in comparable.items() if of == model
+    )
 
 
 def _strangers(name: str, looks: Sequence[EnrolledLook], threshold: float) -> list[str]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.config import CameraConfig
 from daemon.records import Event, Frame
 
+Failure = tuple[Exception, Sequence[str]]
+"""An error, and the cameras whose frames were lost by it."""
+
 
 class PartlyFailedError(Exception):
-    """Some frames of a batch could not be processed, for this reason; `events` are those of the others.
+    """Some frames of a batch could not be processed; `events` are those of the others.
 
-    cameras: whose frames failed.
+    failures: why, and of which cameras.
     """
 
-    def __init__(self, reason: Exception, cameras: Collection[str], events: Sequence[Event]) -> None:
-        super().__init__(f"{', '.join(sorted(cameras))}: {reason}")
-        self.reason = reason
-        self.cameras = cameras
+    def __init__(self, failures: Sequence[Failure], events: Sequence[Event]) -> None:
+        super().__init__("; ".join(f"{', '.join(cameras)}: {error}" for error, cameras in failures))
+        self.failures = failures
         self.events = events
 
 
@@ -78,18 +80,19 @@ class PipelinesByCamera:
         self._choose = choose
 
     def process(self, frames: Sequence[Frame]) -> list[Event]:
-        """Every pipeline gets its batch, whatever became of the others; where all fail, raises as the first did."""
+        """Every pipeline gets its batch, whatever became of the others; one alone raises as it did."""
         events: list[Event] = []
-        failed: list[str] = []
-        reasons: list[Exception] = []
+        failures: list[Failure] = []
         for pipeline, batch in self._batches(frames):
+            cameras = [frame.camera for frame in batch]
             try:
                 events += pipeline.process(batch)
             except Exception as error:
-                reasons.append(error)
-                failed += [frame.camera for frame in batch]
-        if reasons:
-            raise reasons[0] if len(failed) == len(frames) else PartlyFailedError(reasons[0], failed, events)
+                if len(batch) == len(frames):
+                    raise
+                failures.append((error, cameras))
+        if failures:
+            raise PartlyFailedError(failures, events)
         return events
 
     def _batches(self, frames: Sequence[Frame]) -> Iterator[tuple[MovablePipeline, list[Frame]]]:

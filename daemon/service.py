@@ -25,7 +25,7 @@ from daemon.metrics import Metrics, Watched, gallery_size, served
 from daemon.notify import notify, watchdog_interval_s
 from daemon.orders import Orders
 from daemon.overseer import Overseer
-from daemon.pipelines import LoadedPipeline, PartlyFailedError
+from daemon.pipelines import Failure, LoadedPipeline, PartlyFailedError
 from daemon.publisher import open_publisher
 from daemon.records import DAEMON_CAMERA, Event, Frame, State, StatusEvent
 from daemon.sources import check_source
@@ -151,10 +151,11 @@ class Service:
         try:
             events = self._pipeline.process(frames)
         except PartlyFailedError as partly:
-            self._batch_done([frame for frame in frames if frame.camera not in partly.cameras], partly.events)
-            self._batch_failed([frame for frame in frames if frame.camera in partly.cameras], partly.reason)
+            failed = {camera for _, cameras in partly.failures for camera in cameras}
+            self._batch_done([frame for frame in frames if frame.camera not in failed], partly.events)
+            self._batch_failed(partly.failures)
         except Exception as error:
-            self._batch_failed(frames, error)
+            self._batch_failed([(error, [frame.camera for frame in frames])])
         else:
             self._failed_in_a_row = 0
             self._batch_done(frames, events)
@@ -165,17 +166,17 @@ class Service:
             self._pulse.frame_done(frame.monotonic_ns)
             self._metrics.frame_done(frame.camera, frame.monotonic_ns)
 
-    def _batch_failed(self, frames: Sequence[Frame], error: Exception) -> None:
-        """Raises the error anew where it is one too many."""
-        self._num_failed += len(frames)
+    def _batch_failed(self, failures: Sequence[Failure]) -> None:
+        """Raises the first error anew where it is one too many."""
         self._failed_in_a_row += 1
-        for frame in frames:
-            self._metrics.frame_failed(frame.camera)
-        cameras = sorted({frame.camera for frame in frames})
-        log.error("batch_failed", cameras=cameras, in_a_row=self._failed_in_a_row, exc_info=error)
+        for error, cameras in failures:
+            self._num_failed += len(cameras)
+            for camera in cameras:
+                self._metrics.frame_failed(camera)
+            log.error("batch_failed", cameras=sorted(cameras), in_a_row=self._failed_in_a_row, exc_info=error)
         if self._failed_in_a_row >= self._config.service.max_failures:
             notify(f"STATUS={self._failed_in_a_row} batches in a row failed; ending")
-            raise error
+            raise failures[0][0]
 
     def _reload_if_asked(self) -> None:
         """Reads the configuration beside the main loop: engines for a new camera may take their time."""

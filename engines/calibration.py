@@ -124,11 +124,10 @@ def faces_of(folder: Path, cache: Path | None = None) -> list[FacePicture]:
     )
     found = []
     for path in paths:
-        content = np.fromfile(path, np.uint8)  # OpenCV ends the process on a name that is no UTF-8
-        picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        picture = _read(path)
         if picture is None:
             continue
-        image = _at_most(picture.astype(np.uint8, copy=False), LONGEST)
+        image = _at_most(picture, LONGEST)
         boxes = detect(detector, [image])[0].boxes_xyxy[:1]
         if len(boxes):
             points, _ = find_landmarks(landmarks, [image], boxes)
@@ -136,6 +135,16 @@ def faces_of(folder: Path, cache: Path | None = None) -> list[FacePicture]:
     if not found:
         raise MienError(f"{folder}: no face found in {len(paths)} pictures; give some with clear faces")
     return found
+
+
+def _read(path: Path) -> Image | None:
+    """None for what is no picture, or cannot be read; OpenCV itself ends the process on a name that is no UTF-8."""
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    return None if picture is None else picture.astype(np.uint8, copy=False)
 
 
 def _at_most(image: Image, side: int) -> Image:

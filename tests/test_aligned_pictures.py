@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from engines.errors import MienError
 from tests.face_sets import face, write_zip
 from trainers.attribute_sets import align_set, fill_black
 from trainers.expression_crops import aligned
@@ -98,3 +99,10 @@ def test_a_thumbnail_whose_name_is_no_utf_8_is_read(tmp_path):
     (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((8, 8, 3), 70, np.uint8))[1].tobytes())
 
     assert 70 == ImageFolder(tmp_path).image(name).mean()
+
+
+def test_a_thumbnail_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere")
+
+    with pytest.raises(MienError, match=r"a\.png: No such file or directory; mend or remove it"):
+        ImageFolder(tmp_path).image("a.png")

@@ -108,16 +108,34 @@ def test_a_run_of_train_all_goes_on_with_the_start_that_it_began_with(tmp_path):
     assert [] == start()
 
 
-def test_a_run_that_was_moved_with_what_it_started_from_goes_on(tmp_path):
-    def claimed(root, start):
-        claim(AttributesConfig(run=str(root / "attributes"), start=str(start)))
+def claimed(run, start):
+    claim(AttributesConfig(run=str(run), start=str(start)))
 
+
+@pytest.fixture
+def begun(tmp_path):
+    """runs/attributes, which started from runs/recognition/embedder."""
     (tmp_path / "runs" / "recognition" / "embedder").mkdir(parents=True)
-    (tmp_path / "runs" / "attributes").mkdir()
-    claimed(tmp_path / "runs", tmp_path / "runs" / "recognition" / "embedder")
+    claimed(tmp_path / "runs" / "attributes", tmp_path / "runs" / "recognition" / "embedder")
     (tmp_path / "runs" / "attributes" / "last.ckpt").touch()
+    return tmp_path / "runs"
 
-    moved = (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    claimed(moved, moved / "recognition" / "embedder")
-    with pytest.raises(MienError, match="was begun with another start;"):
-        claimed(moved, moved / "recognition" / "another")
+
+def test_a_run_goes_on_where_it_or_all_was_moved_and_from_wherever_it_is_told_of(
+    begun, tmp_path, monkeypatch
+):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    claimed("../../runs/attributes", "../../runs/recognition/embedder")
+
+    alone = (begun / "attributes").rename(tmp_path / "alone")
+    claimed(alone, begun / "recognition" / "embedder")
+    claimed(alone.rename(begun / "attributes"), begun / "recognition" / "embedder")
+    moved = begun.rename(tmp_path / "elsewhere")
+    claimed(moved / "attributes", moved / "recognition" / "embedder")
+
+
+def test_a_run_does_not_go_on_with_other_weights(begun):
+    for other in (begun / "recognition" / "another", "", "imagenet"):
+        with pytest.raises(MienError, match="was begun with another start;"):
+            claimed(begun / "attributes", other)

@@ -195,6 +195,17 @@ def test_a_crop_with_less_room_starts_from_the_part_of_the_wider_one_that_it_see
     assert old.half().equal(again.trunk.state_dict()[seen].half())
 
 
+def test_a_wider_crop_at_the_same_size_begins_blind_to_what_the_start_did_not_see(tmp_path):
+    near = AttributesNet(input_size=224)
+    save_checkpoint(tmp_path / "near", near, spec_of("ffhq", FfhqConfig(input_size=224)), "")
+    network = AttributesNet(input_size=224)
+    start_from(network, str(tmp_path / "near"), room=32)
+
+    (seen,) = (k for k, v in network.trunk.state_dict().items() if v.shape[-2:] == (14, 14))
+    places = network.trunk.state_dict()[seen]
+    assert 0 == places[..., 0, :].abs().max() and 0 < places[..., 7, 7].abs().max()
+
+
 def test_only_darkness_that_reaches_the_edge_is_background():
     image = np.zeros((60, 60, 3), np.uint8)
     image[10:50, 10:50] = 120

@@ -1,5 +1,6 @@
 """The split of the expression sets does not hang on what is taken of them; and wrong label rows are named."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from engines.errors import MienError
 from engines.spec import EXPRESSIONS
+from tests.face_sets import write_zip
 from trainers import expression_data
 from trainers.expression_data import (
     DataOptions,
@@ -195,3 +197,23 @@ def test_a_run_does_not_go_on_with_other_pictures_in_class_folders(tmp_path):
     cv2.imwrite(str(root / "Sad" / "more.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(MienError, match="was begun with another content of the data"):
         claim(config, content_of("expression", config))
+
+
+def test_class_folders_may_hold_names_that_are_no_utf_8_and_links_that_lead_nowhere(tmp_path):
+    root = folders(tmp_path / "faces", each=20)
+    (root / "Sad" / "00.png").rename(root / "Sad" / os.fsdecode(b"caf\xe9.png"))
+    (root / "Sad" / "link.png").symlink_to(tmp_path / "nowhere")
+
+    assert 101 == len(parts_of(DataOptions(str(root), "folders")))
+    assert folders_content(root).startswith("faces ")
+
+
+def test_what_a_pretraining_reads_binds_the_run_beside_the_class_folders(tmp_path):
+    root = folders(tmp_path / "faces", each=5)
+    for name in ("celeba_faces", "utkface"):
+        write_zip(root / f"{name}.zip", {}, [])
+    words = ["data.kind=folders", f"data.path={root}", "model=vit_tiny", "model.pretrain_epochs=1"]
+
+    content = content_of("expression", make_config("expression", words))
+
+    assert ["faces", "celeba_faces.zip", "utkface.zip"] == [each.split()[0] for each in content]

@@ -76,7 +76,8 @@ def test_a_pipeline_that_fails_keeps_no_event_of_the_others_back():
         both.process(list(frames.values()))
 
     assert {"door", "gate"} == {event.camera for event in raised.value.events}
-    assert isinstance(raised.value.reason, ZeroDivisionError)
+    assert [["yard"]] == [cameras for _, cameras in raised.value.failures]
+    assert isinstance(raised.value.failures[0][0], ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
         both.process([frames["yard"]])
 
@@ -111,3 +112,18 @@ def test_a_pipeline_that_fails_too_often_ends_the_daemon_with_its_own_error(came
         daemon_with(cameras, max_failures=2) as (_, socket),
     ):
         messages_until(socket, is_state("_daemon", "stopping"))
+
+
+def test_of_two_pipelines_that_fail_each_says_why():
+    class Hung(FakePipeline):
+        def process(self, frames):
+            raise TimeoutError("it hangs")
+
+    both = PipelinesByCamera({"yard": Broken(), "door": Hung()})
+    frames = [walk(STAY, num=1, camera=name)[0] for name in ("door", "yard")]
+
+    with pytest.raises(PartlyFailedError, match="door: it hangs") as raised:
+        both.process(frames)
+
+    told = {cameras[0]: type(error) for error, cameras in raised.value.failures}
+    assert {"yard": ZeroDivisionError, "door": TimeoutError} == told

@@ -14,11 +14,10 @@ import time
 import numpy as np
 import pytest
 
-from daemon.config import Config, IdentityConfig, load_config
+from daemon.config import Config, load_config
 from daemon.control import ControlServer
 from daemon.control_client import RemoteGallery, connected, owner_of
 from daemon.gallery import Gallery
-from daemon.gallery_check import findings
 from daemon.gallery_file import SCHEMA_VERSION
 from daemon.live_gallery import LiveGallery
 from daemon.looks import model_id
@@ -245,18 +244,6 @@ def test_a_gallery_is_made_for_its_owner_where_a_link_leads(path, tmp_path):
     Gallery(path).close()
 
     assert 0o600 == stat.S_IMODE((tmp_path / "elsewhere.sqlite").stat().st_mode)
-
-
-def test_people_too_alike_and_strange_images_are_found(path):
-    with Gallery(path) as gallery:
-        gallery.enrol("Ann", [look(1, 0, 0), look(0.9, 0.1, 0, image="b.jpg")])
-        gallery.enrol("Anna", [look(0.95, 0, 0.1)])
-        gallery.enrol("Bob", [look(0, 1, 0), look(0, 0, 1, image="not_bob.jpg")])
-        found = findings(gallery, IdentityConfig(threshold=0.6))
-
-    assert 3 == len(found)
-    assert "not_bob.jpg is unlike the other images" in found[1]
-    assert "Ann and Anna are too alike" in found[2]
 
 
 def mien(*words):

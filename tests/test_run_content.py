@@ -24,7 +24,7 @@ from trainers.evaluate_landmarks import coded
 from trainers.fit import FitOptions, RandomSamples, Recipe, fit
 from trainers.recipes import check_card, put_into_card, train_recipe
 from trainers.run_loggers import RUN_ID_FILE, make_logger
-from trainers.run_options import claim
+from trainers.run_options import claim, fixed_options
 
 TINY = ["fit.steps_per_epoch=1", "fit.batch_size=2", "fit.threads=1", "limit=12"]
 
@@ -215,3 +215,15 @@ def test_the_best_figures_are_those_of_the_weights_that_are_kept(tmp_path: Path)
 def test_patience_without_a_validation_loss_is_refused(train) -> None:
     with pytest.raises(UsageError, match=r"fit\.patience: there is no validation loss to wait for"):
         train(["fit.patience=3"])
+
+
+def test_a_closed_set_s_run_of_before_november_goes_on(tmp_path: Path) -> None:
+    config = ClosedSetConfig(run=str(tmp_path), loss="ce", degrees=5.0)
+    fixed = fixed_options(config) | {"choice of images": "abc"}
+    (tmp_path / "options.json").write_text(json.dumps({"fixed": fixed, "length": {"epochs": 30}}))
+    (tmp_path / "last.ckpt").touch()
+
+    for other, content in ((dataclasses.replace(config, degrees=10.0), "abc"), (config, "abd")):
+        with pytest.raises(MienError, match="was begun with another"):
+            claim(other, [content])
+    claim(config, ["abc"])

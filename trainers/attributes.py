@@ -246,7 +246,8 @@ def start_from(network: AttributesNet, checkpoint: str, room: int = 0) -> None:
     for name, value in other.state_dict().items():
         if name not in own:
             continue
-        if value.ndim == 4 and own[name].shape[:2] == value.shape[:2] and own[name].shape != value.shape:
+        of_places = value.ndim == 4 and value.shape[-1] > 3 and own[name].shape[:2] == value.shape[:2]
+        if of_places and (own[name].shape != value.shape or room != spec.room):
             value = F.pad(value, (round((room - spec.room) * value.shape[-1] / side),) * 4)
             area = value.shape[-1] ** 2 / own[name].shape[-1] ** 2
             value = F.interpolate(value, own[name].shape[-2:], mode="bilinear", align_corners=False) * area

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from engines.errors import MienError, UsageError
 from engines.spec import EXPRESSIONS
-from trainers.zips import SEED, ImageZip
+from trainers.zips import SEED, ImageZip, file_stamp
 
 if TYPE_CHECKING:
     from trainers.label_checks import Check
@@ -154,7 +155,7 @@ def split(pictures: Sequence[Picture]) -> np.ndarray:
 
 
 def _hashed(name: str) -> str:
-    return hashlib.sha256(f"{SEED} {name}".encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(f"{SEED} {name}")).hexdigest()
 
 
 def _chosen(pictures: Sequence[Picture], parts: np.ndarray, options: DataOptions) -> list[int]:
@@ -241,8 +242,8 @@ def repeated(first: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def folders_content(root: Path) -> str:
     """What tells the pictures in class folders from others: the start of a checksum of their names and sizes."""
     found, _ = _folders(root)
-    told = "".join(f"{picture.name} {(root / picture.name).stat().st_size}\n" for picture in found)
-    return f"{root.name} {hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    told = "".join(f"{picture.name} {file_stamp(root / picture.name)[:1]}\n" for picture in found)
+    return f"{root.name} {hashlib.sha256(os.fsencode(told)).hexdigest()[:12]}"
 
 
 def _folders(root: Path) -> tuple[list[Picture], list[str]]:

@@ -52,7 +52,10 @@ class ImageFolder:
 
     def image(self, name: str) -> Image:
         """HxWx3 uint8 BGR."""
-        image = decoded((self.path / name).read_bytes())
+        try:
+            image = decoded((self.path / name).read_bytes())
+        except OSError as error:
+            raise MienError(f"{self.path / name}: {error.strerror}; mend or remove it") from None
         if image is None:
             raise MienError(f"{self.path / name}: not an image that OpenCV can read; remove or replace it")
         return image

@@ -103,9 +103,10 @@ def train_recipe(recipe: str, settings: Sequence[str], logger: str = "csv") -> P
 def content_of(recipe: str, config: Any) -> list[str]:
     """The zips or class folders that a training reads, with the start of a checksum; none where they are not there."""
     with contextlib.suppress(MienError):  # it is told where they are read
+        zips = [zip_fingerprint(each) for each in sources(recipe, config) if each.suffix == ".zip"]
         if recipe == "expression" and config.data.kind == expression_data.FOLDERS:
-            return [expression_data.folders_content(Path(config.data.path))]
-        return [zip_fingerprint(each) for each in sources(recipe, config) if each.suffix == ".zip"]
+            return [expression_data.folders_content(Path(config.data.path)), *zips]
+        return zips
     return []
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ FREE = frozenset(
 )
 NOT_TRAINING = ("run", "logging", "mirror", "start_note")  # where, told where, judged how and told how
 CONTENT = "content of the data"
+BESIDE = "weights beside the run"
 
 
 def claim(config: Any, content: Sequence[str] = ()) -> None:
@@ -42,22 +42,49 @@ def claim(config: Any, content: Sequence[str] = ()) -> None:
     """
     run = Path(config.run)
     found = begun_with(run)
-    mine = fixed_options(config) | {CONTENT: [*content] or found.get(CONTENT, [])}
-    found = fixed_options(type(config)()) | {CONTENT: mine[CONTENT]} | beside(found, run) if found else mine
-    if other := [name for name, value in mine.items() if found[name] != value]:
+    content = [*content] or found.get(CONTENT, [])
+    mine = fixed_options(config) | {CONTENT: content, BESIDE: beside(config)}
+    before = fixed_options(type(config)()) | {CONTENT: content, BESIDE: {}} | found if found else mine
+    if other := [name for name in mine if name != BESIDE and not is_same(name, before, mine)]:
         raise MienError(f"{run}: was begun with another {', '.join(other)}; set another run=, or remove it")
     with whole_file(run / OPTIONS_FILE) as file:
         file.write((json.dumps(mine, indent=2) + "\n").encode())
 
 
-def begun_with(run: Path) -> dict[str, object]:
+def begun_with(run: Path) -> dict[str, Any]:
     """The options of a run's folder; none where nothing was begun."""
     path = run / OPTIONS_FILE
-    begun = path.is_file() and any(run.rglob("last.ckpt"))
-    return json.loads(path.read_text(encoding="utf-8")) if begun else {}
+    if not path.is_file() or not any(run.rglob("last.ckpt")):
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "fixed" not in found:
+        return dict(found)
+    fixed = found["fixed"]  # as the closed set had it until November 2026
+    return fixed | {CONTENT: [fixed.pop("choice of images")]} if "choice of images" in fixed else fixed
 
 
-def fixed_options(config: Any) -> dict[str, object]:
+def is_same(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether an option is the same; weights are wherever they are told of from, or moved to together with the run."""
+    if before[name] == now[name]:
+        return True
+    if not (is_weights(name) and before[name] and now[name]):
+        return False
+    moved = before[BESIDE].get(name), now[BESIDE].get(name)
+    return Path(before[name]).resolve() == Path(now[name]).resolve() or (moved[0] == moved[1] is not None)
+
+
+def beside(config: Any) -> dict[str, str]:
+    """Where weights lie that are in the folder around the run, as seen from there, by the option that names them."""
+    around = Path(config.run).resolve().parent
+    places = {k: Path(v).resolve() for k, v in fixed_options(config).items() if is_weights(k) and v}
+    return {
+        name: place.relative_to(around).as_posix()
+        for name, place in places.items()
+        if place.is_relative_to(around)
+    }
+
+
+def fixed_options(config: Any) -> dict[str, Any]:
     """By their names on the command line; those that make the run another one."""
     named: dict[str, object] = {}
     for name, value in dataclasses.asdict(config).items():
@@ -67,15 +94,5 @@ def fixed_options(config: Any) -> dict[str, object]:
         for part, each in parts.items():
             if name not in ("fit", "training") or part not in FREE:
                 named[f"{name}.{part}".rstrip(".")] = each
-    return beside(json.loads(json.dumps(named)), Path(config.run))
-
-
-def beside(options: dict[str, object], run: Path) -> dict[str, object]:
-    """Weights that lie in the folder around the run, as seen from the run: both may be moved together."""
-    return {name: _beside(value, run) if is_weights(name) else value for name, value in options.items()}
-
-
-def _beside(value: object, run: Path) -> object:
-    around, weights = run.resolve().parent, Path(str(value)).resolve()
-    inside = os.sep in str(value) and weights.is_relative_to(around)
-    return f"../{weights.relative_to(around).as_posix()}" if inside else value
+    fixed: dict[str, Any] = json.loads(json.dumps(named))
+    return fixed

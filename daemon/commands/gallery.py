@@ -160,12 +160,20 @@ def check(gallery: GalleryPath = None, config: ConfigPath = None) -> None:
     from daemon.control_requests import GalleryCheck
     from daemon.gallery_check import findings
     from daemon.settings import effective
+    from engines.errors import UsageError
 
     settings = effective(config, {"gallery": {"path": gallery}})
     daemon = _owner(settings, gallery)
     with _through(daemon, settings) as opened:
         if daemon is not None:
-            daemon.ask(GalleryCheck())
+            try:
+                daemon.ask(GalleryCheck())
+            except UsageError:  # it does not know what that is
+                typer.echo(
+                    f"{daemon.path}: the daemon is older than this command, and the file was not looked at for damage;"
+                    " restart it",
+                    err=True,
+                )
         found = findings(opened, settings.identity, settings.engines.embedder)
     for finding in found:
         typer.echo(finding)
