@@ -16,8 +16,8 @@ from engines.networks.layers import PlaceConv
 from engines.runtime import WEIGHTS
 from trainers.attribute_sets import LabelledFaces
 from trainers.attribute_teacher import AttributesTeacher
-from trainers.attributes import AttributesConfig, AttributesRecipe, answers_for, mixed, train
-from trainers.faces import ROOM, STORED_SIZE, shown, to_inner
+from trainers.attributes import AttributesConfig, AttributesRecipe, answers_for, load_sets, mixed, train
+from trainers.faces import ROOM, STORED_SIZE, FaceFinder, shown, to_inner
 from trainers.fit import FitOptions, image_batch
 
 ALPHA = 0.2
@@ -67,6 +67,14 @@ def test_what_an_engine_is_fed_in_training_is_what_a_stored_crop_shows() -> None
 def test_a_size_that_the_trunk_cannot_halve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="multiple of 16"):
         train(AttributesConfig(data=str(tmp_path), input_size=90))
+
+
+def test_fer_is_drawn_as_often_as_is_asked_for(sets: Path) -> None:
+    for share in (1.5, 3.0):
+        config = AttributesConfig(data=str(sets), sets="utkface,ferplus", limit=2, fer_share=share)
+        assert [1.0, share] == [faces.share for faces in load_sets(config, FaceFinder())]
+    with pytest.raises(UsageError, match="fer_share=0.0: must be above 0"):
+        train(AttributesConfig(data=str(sets), fer_share=0.0))
 
 
 def test_a_mixed_face_is_at_least_half_itself_and_its_votes_likewise() -> None:

@@ -37,7 +37,7 @@ PLACE = 16  # px of the crop from one weight of the trunk's last pool to the nex
 SETS = ("utkface", "ferplus", "mtfl", "emotion_masked", "expw", "ffhq")
 # How often a set is drawn for every face of UTKFace, and what its labels count.
 SHARE_AND_WEIGHT = {
-    "ferplus": (1.5, 1.0),
+    "utkface": (1.0, 1.0),
     "mtfl": (0.3, 1.0),
     "emotion_masked": (0.3, 0.4),
     "expw": (0.15, 0.4),
@@ -59,6 +59,7 @@ class AttributesConfig:
     age_bins: int = 101  # years of the age distribution; 0: one number, by L1
     small: int = 0  # px: side of the images in the first part of training, which is faster; 0: as input_size
     small_share: float = 0.6  # how large that part is, of batches or of time
+    fer_share: float = 1.5  # how often FER+ is drawn for every face of UTKFace
     mixup: float = 0.2  # how evenly two faces whose emotion alone is known are mixed; 0: they are not
     fit: FitOptions = field(
         default_factory=lambda: FitOptions(
@@ -272,11 +273,11 @@ def load_sets(config: AttributesConfig, finder: FaceFinder) -> list[LabelledFace
         "expw": lambda: hard_labelled(config, "expw", finder, run),
         "ffhq": lambda: ffhq(config, "train", finder, run),
     }
-    return [weighed(read[name](), name) for name in wanted]
+    worth = SHARE_AND_WEIGHT | {"ferplus": (config.fer_share, 1.0)}
+    return [weighed(read[name](), *worth[name]) for name in wanted]
 
 
-def weighed(faces: LabelledFaces, name: str) -> LabelledFaces:
-    share, weight = SHARE_AND_WEIGHT.get(name, (1.0, 1.0))
+def weighed(faces: LabelledFaces, share: float, weight: float) -> LabelledFaces:
     return dataclasses.replace(faces, share=share, weight=weight)
 
 
@@ -289,6 +290,8 @@ def check_input_size(side: int) -> None:
 def train(config: AttributesConfig) -> nn.Module:
     torch.manual_seed(config.fit.seed)
     check_input_size(config.input_size)
+    if config.fer_share <= 0:
+        raise UsageError(f"fer_share={config.fer_share}: must be above 0; sets= leaves a set out")
     check_small(config.small, config.input_size)
     teacher = None
     if config.learn_from:  # first: a wrong one is told before minutes of aligning
