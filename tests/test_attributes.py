@@ -73,7 +73,7 @@ def test_fer_is_drawn_as_often_as_is_asked_for(sets: Path) -> None:
     for share in (1.5, 3.0):
         config = AttributesConfig(data=str(sets), sets="utkface,ferplus", limit=2, fer_share=share)
         assert [1.0, share] == [faces.share for faces in load_sets(config, FaceFinder())]
-    with pytest.raises(UsageError, match="fer_share=0.0: must be above 0"):
+    with pytest.raises(UsageError, match=r"fer_share=0\.0: must be above 0"):
         train(AttributesConfig(data=str(sets), fer_share=0.0))
 
 
