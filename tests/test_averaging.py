@@ -44,6 +44,15 @@ def test_weights_and_thresholds_are_the_mean(two, tmp_path):
     assert 0.45 == spec.threshold == found.threshold and spec.weights_sha256 == found.weights_sha256
 
 
+def test_what_one_spec_says_and_another_leaves_to_the_default_is_alike(two, tmp_path):
+    silent = checkpoint(tmp_path / "silent", 3, network_args={"embedding_size": 8})
+    told = checkpoint(tmp_path / "told", 4, network_args={"embedding_size": 8, "widths": [32, 64, 128, 256]})
+
+    assert "embedder" == average([silent, told], tmp_path / "mean").task
+    with pytest.raises(MienError, match="told: has another network_args than"):
+        average([two[0], told], tmp_path / "other")
+
+
 def test_its_card_says_what_each_was_made_from_and_has_no_old_figures(two, tmp_path):
     average(two, tmp_path / "mean")
     put_into_card(tmp_path / "mean", "recognition", {"LFW": "99 %"})

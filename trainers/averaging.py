@@ -4,13 +4,15 @@ Often as good as the best of them or better, and no slower (Wortsman et al. 2022
 """
 
 import dataclasses
+import inspect
+import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.checkpoint import CARD_FILE, load_checkpoint, save_checkpoint
 from engines.errors import MienError, UsageError
@@ -23,7 +25,6 @@ from trainers.recipes import FIGURES_END, FIGURES_START, NOT_RECORDED
 ALIKE = (
     "task",
     "network",
-    "network_args",
     "input_size",
     "outputs",
     "labels",
@@ -50,8 +51,9 @@ def average(checkpoints: Sequence[Path], out: Path, data: str = "") -> ModelSpec
     loaded = [load_checkpoint(folder) for folder in checkpoints]
     network, spec = loaded[0]
     for folder, (_, other) in zip(checkpoints, loaded, strict=True):
-        if different := [name for name in ALIKE if getattr(other, name) != getattr(spec, name)]:
-            raise MienError(f"{folder}: has another {different[0]} than {checkpoints[0]}")
+        different = [name for name in ALIKE if getattr(other, name) != getattr(spec, name)]
+        if different or all_args(network, other) != all_args(network, spec):
+            raise MienError(f"{folder}: has another {(*different, 'network_args')[0]} than {checkpoints[0]}")
     if data and spec.task not in CHOOSING:
         raise UsageError(f"--data: {spec.task} has no threshold to be chosen; leave it out")
     if data and out.name != spec.task:
@@ -66,6 +68,13 @@ def average(checkpoints: Sequence[Path], out: Path, data: str = "") -> ModelSpec
         threshold = choose_threshold(CHOOSING[spec.task], EvaluationConfig(data=data), out.parent)
         spec = save_checkpoint(out, network, dataclasses.replace(spec, threshold=threshold), card)
     return spec
+
+
+def all_args(network: nn.Module, spec: ModelSpec) -> str:
+    """What the network is made with, told in the spec or by default, as JSON."""
+    bound = inspect.signature(type(network)).bind(**spec.network_args)
+    bound.apply_defaults()
+    return json.dumps(bound.arguments)
 
 
 def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
